@@ -1,0 +1,29 @@
+"""The ledger: what every rented machine has cost, exact to the nano-dollar. The face of its modules.
+
+`PriceSegment` is the truth for what time costs, `LedgerEntry` the hours recomputed from it, `DayTotal` their
+sum that pages read. Prices are USD per hour, amounts USD, both Decimal; times carry a zone and count in UTC.
+Writing takes the lock of the subject, so a transaction that also reserves money reserves it first.
+"""
+
+from billing.corrections import adjust, close_period
+from billing.metering import meter
+from billing.segments import backdate, booked_until, close, open_subject, set_price
+from billing.totals import ScopeCost, burn, by_day, by_hour, by_scope, cost_of, spent
+
+__all__ = [
+    "ScopeCost",
+    "adjust",
+    "backdate",
+    "booked_until",
+    "burn",
+    "by_day",
+    "by_hour",
+    "by_scope",
+    "close",
+    "close_period",
+    "cost_of",
+    "meter",
+    "open_subject",
+    "set_price",
+    "spent",
+]

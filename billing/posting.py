@@ -1,0 +1,185 @@
+"""Writing the ledger: the hours of changed segments become entries, adjustments and day totals.
+
+Whoever posts holds the rows of its subjects (`lock`), inside one transaction with the change of the
+segments. So at every commit the ledger holds exactly what `PriceSegment.metered_to` says it holds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+from django.db.models import Sum
+
+from billing.models import Adjustment, ClosedPeriod, DayTotal, LedgerEntry, PriceSegment, Subject
+from billing.money import accrued_nano, from_nano, to_nano
+from billing.periods import DAY, HOUR, hours_between, midnight
+
+ZERO = Decimal(0)
+_ROWS = 2_000
+"""Rows for each INSERT: many enough to be quick, few enough for every database's limit of parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What the ledger holds of one segment: [start, end) at `nano` nano-dollars an hour."""
+
+    nano: int
+    start: datetime
+    end: datetime
+
+    def within(self, a: datetime, b: datetime) -> tuple[int, timedelta]:
+        """Nano-dollars and time of the part that lies in [a, b)."""
+        a, b = max(a, self.start), min(b, self.end)
+        if a >= b:
+            return 0, timedelta(0)
+        # Differences of cumulative amounts, so that the hours add up to the span exactly.
+        return accrued_nano(self.nano, b - self.start) - accrued_nano(self.nano, a - self.start), b - a
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One component of one subject whose spans changed from `since` on."""
+
+    subject_id: UUID
+    component: str
+    since: datetime
+    before: Sequence[Span]
+    after: Sequence[Span]
+
+    def hours(self) -> Iterable[datetime]:
+        end = max((span.end for span in (*self.before, *self.after)), default=self.since)
+        return hours_between(self.since, end)
+
+
+def lock(subject_ids: Collection[UUID]) -> None:
+    """Hold these different subjects to the end of the transaction. Raises Subject.DoesNotExist when one is missing.
+
+    In the order of their ids, so that two holders never wait for each other; without the key, so that a
+    new row that points to a subject does not wait. SQLite's transactions are exclusive already.
+    """
+    rows = Subject.objects.filter(pk__in=subject_ids).order_by("pk").select_for_update(no_key=True)
+    if len(rows.values_list("pk")) < len(subject_ids):
+        raise Subject.DoesNotExist("The ledger does not know this subject: open_subject comes first.")
+
+
+def closed_until() -> datetime | None:
+    """Hours before this are closed; None while nothing is."""
+    return ClosedPeriod.objects.order_by("-until").values_list("until", flat=True).first()
+
+
+def cursor(segment: PriceSegment) -> datetime:
+    """Up to where the ledger holds the segment's cost."""
+    return segment.metered_to or segment.started_at
+
+
+def hourly(segment: PriceSegment) -> Decimal:
+    """USD per hour of the whole quantity."""
+    return segment.usd_per_unit_hour * segment.quantity
+
+
+def spans(segments: Iterable[PriceSegment], *, to: datetime | None = None) -> list[Span]:
+    """What the ledger holds of `segments`; with `to`, what it holds once all of them are metered to there."""
+    held = []
+    for segment in segments:
+        end = max(cursor(segment), to) if to else cursor(segment)
+        end = min(end, segment.ended_at) if segment.ended_at else end
+        held.append(Span(to_nano(hourly(segment)), segment.started_at, end))
+    return held
+
+
+def post(changes: Iterable[Change], *, reason: str) -> int:
+    """Write every hour that `changes` touch; how many hours that were.
+
+    Open hours are recomputed whole. A closed hour is left as it is: what changed in it becomes an
+    adjustment with `reason`.
+    """
+    closed = closed_until()
+    entries: list[LedgerEntry] = []
+    adjustments: list[Adjustment] = []
+    emptied: dict[tuple[UUID, str], list[datetime]] = defaultdict(list)
+    days: dict[date, set[UUID]] = defaultdict(set)
+    for change in changes:
+        for hour in change.hours():
+            nano, time = _cost(change.after, hour)
+            days[hour.date()].add(change.subject_id)
+            if closed and hour < closed:
+                if difference := nano - _cost(change.before, hour)[0]:
+                    adjustments.append(_adjustment(change, hour, difference, reason))
+            elif time:
+                entries.append(_entry(change, hour, nano, time))
+            else:
+                emptied[change.subject_id, change.component].append(hour)
+    write_entries(entries)
+    _remove(emptied)
+    Adjustment.objects.bulk_create(adjustments, batch_size=_ROWS)
+    for day, subject_ids in days.items():
+        total_day(day, subject_ids)
+    return len(entries) + len(adjustments)
+
+
+def write_entries(entries: Sequence[LedgerEntry]) -> None:
+    """Set the entries, new or not, to what they cost."""
+    LedgerEntry.objects.bulk_create(
+        entries,
+        batch_size=_ROWS,
+        update_conflicts=True,
+        unique_fields=["subject", "component", "hour"],
+        update_fields=["seconds", "usd"],
+    )
+
+
+def total_day(day: date, subject_ids: Collection[UUID]) -> None:
+    """Recompute the totals of one day from its entries and adjustments."""
+    start = midnight(day)
+    totals = dict.fromkeys(subject_ids, ZERO)
+    for model in (LedgerEntry, Adjustment):
+        rows = model._default_manager.filter(
+            subject_id__in=subject_ids, hour__gte=start, hour__lt=start + DAY
+        )
+        for subject_id, usd in rows.values_list("subject_id").annotate(usd_sum=Sum("usd")).order_by():
+            totals[subject_id] += usd
+    DayTotal.objects.bulk_create(
+        [DayTotal(subject_id=subject_id, day=day, usd=usd) for subject_id, usd in totals.items()],
+        batch_size=_ROWS,
+        update_conflicts=True,
+        unique_fields=["subject", "day"],
+        update_fields=["usd"],
+    )
+
+
+def _cost(held: Sequence[Span], hour: datetime) -> tuple[int, timedelta]:
+    nano, time = 0, timedelta(0)
+    for span in held:
+        part, length = span.within(hour, hour + HOUR)
+        nano += part
+        time += length
+    return nano, time
+
+
+def _entry(change: Change, hour: datetime, nano: int, time: timedelta) -> LedgerEntry:
+    return LedgerEntry(
+        subject_id=change.subject_id,
+        component=change.component,
+        hour=hour,
+        seconds=round(time.total_seconds()),
+        usd=from_nano(nano),
+    )
+
+
+def _adjustment(change: Change, hour: datetime, nano: int, reason: str) -> Adjustment:
+    text = f"{change.component}: {reason}"[:300]
+    return Adjustment(subject_id=change.subject_id, hour=hour, usd=from_nano(nano), reason=text)
+
+
+def _remove(emptied: dict[tuple[UUID, str], list[datetime]]) -> None:
+    """Hours in which nothing is charged any more have no entry."""
+    for (subject_id, component), hours in emptied.items():
+        for i in range(0, len(hours), 500):
+            LedgerEntry.objects.filter(
+                subject_id=subject_id, component=component, hour__in=hours[i : i + 500]
+            ).delete()

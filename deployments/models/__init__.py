@@ -1,0 +1,24 @@
+from deployments.models.account import Installation, ProviderAccount
+from deployments.models.breaker import Breaker
+from deployments.models.deployment import Deployment
+from deployments.models.event import Event
+from deployments.models.evidence import ResidencyEvidence
+from deployments.models.heartbeat import Heartbeat
+from deployments.models.instance import Instance, KeyStep, StaleWrite
+from deployments.models.machine import ListedMachine
+from deployments.models.offer import Offer
+
+__all__ = [
+    "Breaker",
+    "Deployment",
+    "Event",
+    "Heartbeat",
+    "Installation",
+    "Instance",
+    "KeyStep",
+    "ListedMachine",
+    "Offer",
+    "ProviderAccount",
+    "ResidencyEvidence",
+    "StaleWrite",
+]

@@ -1,0 +1,144 @@
+"""Hands billing what a state change means in money. Called inside the transaction of the change."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID, uuid5
+
+from billing import budgets, ledger
+from billing.models import Component, Subject
+from deployments.lifecycle import COMPUTE_BILLS, HELD, TERMINAL, State
+from deployments.models import Instance
+from deployments.providers.base import Machine, MachineStatus
+
+_EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
+"""No machine that is rented now is older: such a time is a zero in disguise."""
+QUIET = frozenset({MachineStatus.STOPPED, MachineStatus.OUTBID})
+"""The provider bills no compute of what it calls so."""
+
+
+def moved(instance: Instance, before: State, after: State, *, now: datetime) -> None:
+    """Open, change or close the price segments and the reservation of `instance`.
+
+    What is asked for and not known to exist holds its reservation and accrues nothing yet; once it is seen,
+    it accrues from its creation. What is not confirmed gone accrues.
+    """
+    if after in TERMINAL:
+        ledger.close(instance.id, at=_not_before_booked(instance, now=now))
+        end_duplicates(instance, instance.duplicates, now=now)
+        budgets.release(instance.id, now=now)
+        return
+    if after in HELD:
+        if before is State.UNKNOWN and instance.remote_id:
+            # Nobody saw what it did until now: it counts as having run.
+            price(instance, at=_born(instance, now=now), reason=f"{before.word} to {after.word}")
+        if after is State.STOPPED:
+            # What a stop frees is free for others; what was outbid may come back at any moment.
+            budgets.reprice(instance.id, instance.offer.held_usd_per_hour, now=now)
+        hold(instance, at=_not_before_booked(instance, now=now), reason=after.word.lower())
+        return
+    if before in HELD and after is State.TERMINATING and instance.observed in QUIET:
+        return  # its disk goes on; no compute ran
+    if after in COMPUTE_BILLS and instance.remote_id and not _billed(before):
+        at = now if before in HELD else _born(instance, now=now)
+        price(instance, at=at, reason=f"{before.word} to {after.word}")
+
+
+def price(instance: Instance, *, at: datetime, reason: str) -> None:
+    """Let compute and disk cost what the instance's price says from `at` on."""
+    disk = instance.offer.disk_usd_per_hour
+    compute = max(Decimal(0), instance.usd_per_hour - disk)
+    ledger.set_price(instance.id, Component.COMPUTE, compute, at=at, reason=reason)
+    ledger.set_price(instance.id, Component.DISK, disk, at=at, reason=reason)
+
+
+def hold(instance: Instance, *, at: datetime, reason: str) -> None:
+    """From `at` on compute costs nothing and the disk what it costs while the machine is kept."""
+    ledger.set_price(instance.id, Component.COMPUTE, Decimal(0), at=at, reason=reason)
+    ledger.set_price(instance.id, Component.DISK, instance.offer.held_usd_per_hour, at=at, reason=reason)
+
+
+def follow(instance: Instance, before: str, *, last_seen: datetime | None, now: datetime) -> None:
+    """A kept machine was seen to run again, or the other way: its price follows before any state does.
+
+    Nobody tells the moment at which it came back, so it bills from the list that last showed it at rest.
+    """
+    was, is_quiet = before in QUIET, instance.observed in QUIET
+    if instance.status not in HELD | {State.TERMINATING} or was == is_quiet:
+        return
+    if was:
+        price(instance, at=min(last_seen or now, now), reason="it was seen to run")
+    elif instance.status in HELD:
+        hold(instance, at=_not_before_booked(instance, now=now), reason="it was seen at rest")
+
+
+def workers(instance: Instance, billed: int, *, last_seen: datetime | None, now: datetime) -> Decimal:
+    """A serverless endpoint bills for `billed` workers; returns USD per hour. What rises does so from `last_seen`."""
+    after = billed * instance.offer.usd_per_hour
+    if instance.status in HELD or not _billed(instance.status):
+        return after
+    rises = after > instance.usd_per_hour
+    at = min(last_seen or now, now) if rises else _not_before_booked(instance, now=now)
+    disk = instance.offer.disk_usd_per_hour if billed else Decimal(0)
+    reason = f"{billed} workers bill"
+    ledger.set_price(instance.id, Component.COMPUTE, max(Decimal(0), after - disk), at=at, reason=reason)
+    ledger.set_price(instance.id, Component.DISK, disk, at=at, reason=reason)
+    return after
+
+
+# -- more than one machine under one label ------------------------------------------------------------
+
+
+def begin_duplicate(instance: Instance, machine: Machine, *, now: datetime) -> None:
+    """A second machine under the label costs as well, by itself, from its creation until no list shows it."""
+    subject = duplicate_id(instance, machine.remote_id)
+    ledger.open_subject(
+        subject, label=f"{instance.label} ({machine.remote_id})", scope=instance.deployment_id,
+        scope_label=instance.deployment.name, provider=instance.account.backend, tier=instance.offer.tier,
+        gpu=instance.offer.gpu_name, now=now,
+    )  # fmt: skip
+    rate = instance.offer.usd_per_hour if machine.usd_per_hour is None else machine.usd_per_hour
+    born = min(_believed(machine.created_at) or instance.create_sent_at or now, now)
+    if instance.create_sent_at:
+        born = max(born, instance.create_sent_at)
+    ledger.set_price(
+        subject, Component.COMPUTE, rate, at=min(born, now), reason="a second machine under one label"
+    )
+
+
+def end_duplicates(instance: Instance, remote_ids: Collection[str], *, now: datetime) -> None:
+    """What stood beside the instance's own machine costs nothing from now on."""
+    for remote_id in remote_ids:
+        subject = duplicate_id(instance, remote_id)
+        with suppress(Subject.DoesNotExist):
+            ledger.close(subject, at=max(now, ledger.booked_until(subject) or now))
+
+
+def duplicate_id(instance: Instance, remote_id: str) -> UUID:
+    """The ledger's subject of a machine that stands beside the instance's own."""
+    return uuid5(instance.id, remote_id)
+
+
+def _not_before_booked(instance: Instance, *, now: datetime) -> datetime:
+    """`now`, unless a clock that was put back would take back what is booked."""
+    return max(now, ledger.booked_until(instance.id) or now)
+
+
+def _billed(state: State) -> bool:
+    return state in COMPUTE_BILLS and state is not State.UNKNOWN
+
+
+def _born(instance: Instance, *, now: datetime) -> datetime:
+    """When the machine began to cost: as the provider says, else when it was asked for; never in the future."""
+    born = _believed(instance.remote_created_at) or instance.create_sent_at or now
+    if instance.create_sent_at:
+        # A provider's clock that runs behind ours must not charge for the time before we asked.
+        born = max(born, instance.create_sent_at)
+    return min(born, now)
+
+
+def _believed(created_at: datetime | None) -> datetime | None:
+    return created_at if created_at and created_at >= _EARLIEST else None

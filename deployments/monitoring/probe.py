@@ -1,0 +1,140 @@
+"""Is the endpoint alive? All due endpoints at once on one event loop; facts only are written.
+
+An endpoint is alive when `/health` says 200 and `/v1/models` answers to the instance's own key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import aiohttp
+from django.db import transaction
+from django.db.models import Q, QuerySet
+
+from deployments import services
+from deployments.certificates import request_options
+from deployments.endpoints import check_url
+from deployments.lifecycle import STARTING, State
+from deployments.models import Deployment, Instance
+from deployments.models.instance import SELDOM
+from deployments.monitoring.connection import TROUBLE, Target, ask_all, target_of, trouble
+
+STEADY_INTERVAL = timedelta(seconds=10)
+STARTING_INTERVAL = timedelta(seconds=0.2)
+FAR = timedelta(minutes=5)
+_STATES = [s.value for s in STARTING | {State.READY, State.DEGRADED}]
+
+
+_KEY_REFUSED = "/v1/models answered 401"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    ok: bool
+    seen: bool
+    """It answered at all, if only that it is loading."""
+    detail: str
+
+
+def probe_due(*, clock: Callable[[], datetime]) -> int:
+    """Probe every endpoint whose time has come; returns how many."""
+    return probe_instances(Instance.objects.filter(state__in=_STATES), clock=clock)
+
+
+def probe_instances(rows: QuerySet[Instance], *, clock: Callable[[], datetime]) -> int:
+    """Probe the endpoints of `rows` now, those another worker has not just taken."""
+    # A request to a serverless endpoint would wake a worker, which bills: those are inspected, not probed.
+    mine = [i for i in _claim(rows, now=clock()) if not i.quote.get("serverless")]
+    results = asyncio.run(ask_all([target_of(i) for i in mine], probe)) if mine else []
+    now, unchanged = clock(), []
+    with transaction.atomic():
+        news = [i.deployment_id for i, r in zip(mine, results, strict=True) if not _goes_on(i, r)]
+        # The order of everybody who writes both: the deployment's row, then its instance's.
+        list(Deployment.objects.filter(pk__in=news).order_by("pk").select_for_update().values_list("pk"))
+        for instance, result in zip(mine, results, strict=True):
+            if _goes_on(instance, result):
+                unchanged.append(instance.pk)
+            else:
+                _write(instance, result, now=now)
+        # What goes on well is noted for all of them at once: it is nearly always nearly all.
+        Instance.objects.filter(pk__in=unchanged, state=State.READY, probe_failures=0).update(
+            probe_ok_at=now, probe_seen_at=now, probe_detail=""
+        )
+    return len(mine)
+
+
+def _goes_on(i: Instance, result: Result) -> bool:
+    return result.ok and i.status is State.READY and not i.probe_failures
+
+
+def _claim(rows: QuerySet[Instance], *, now: datetime) -> list[Instance]:
+    """Those of `rows` whose probe is due, put ahead in one transaction so that two workers probe once."""
+    is_due = Q(next_probe_at__lte=now) | Q(next_probe_at=None) | Q(next_probe_at__gt=now + FAR)
+    with transaction.atomic():
+        mine = list(
+            rows.filter(is_due)
+            .exclude(endpoint_url="")
+            .select_related("deployment", "account")
+            .defer(*SELDOM)
+            .order_by("pk")
+            .select_for_update(of=("self",))
+        )
+        starting = Q(state__in=[s.value for s in STARTING])
+        taken = Instance.objects.filter(pk__in=[i.pk for i in mine])
+        taken.filter(starting).update(next_probe_at=now + STARTING_INTERVAL)
+        taken.exclude(starting).update(next_probe_at=now + STEADY_INTERVAL)
+    return mine
+
+
+async def probe(session: aiohttp.ClientSession, target: Target) -> Result:
+    """One probe. It never raises: whatever goes wrong is the result."""
+    try:
+        check_url(target.url, plaintext=target.plaintext, loopback=target.loopback)
+        status, body = await _get(session, target, "/health")
+        if status != 200:
+            loading = status == 503 and b"oading" in body
+            return Result(ok=False, seen=loading, detail=f"/health answered {status}")
+        status, _ = await _get(session, target, "/v1/models", Authorization=f"Bearer {target.key}")
+    except TROUBLE as e:
+        return Result(ok=False, seen=False, detail=trouble(e, target.pin))
+    if status != 200:
+        return Result(ok=False, seen=True, detail=f"/v1/models answered {status}")
+    return Result(ok=True, seen=True, detail="")
+
+
+async def _get(
+    session: aiohttp.ClientSession, target: Target, path: str, **headers: str
+) -> tuple[int, bytes]:
+    """Status and the first half kilobyte; redirects are not followed."""
+    options = request_options(target.pin)
+    async with session.get(
+        f"{target.url}{path}", headers=headers, allow_redirects=False, **options
+    ) as response:
+        return response.status, await response.content.read(512)
+
+
+def _write(i: Instance, result: Result, *, now: datetime) -> None:
+    columns: dict[str, Any] = {"probe_detail": result.detail[:300]}
+    if result.seen:
+        columns["probe_seen_at"] = now
+    if result.ok:
+        columns |= {"probe_ok_at": now, "probe_failures": 0}
+    elif i.status not in STARTING:
+        # Before it is ready a failure is no news: refused is how an engine loads.
+        columns["probe_failures"] = i.probe_failures + 1
+    if result.detail == _KEY_REFUSED and i.lease_seconds:
+        # It was started again and knows only the key it was born with: the lease gives it the present one.
+        columns["next_lease_at"] = now
+    rows = Instance.objects.filter(pk=i.pk, state=i.state, probe_failures=i.probe_failures)
+    if rows.update(**columns) and _is_news(i, result):
+        services.ring(i.deployment, now=now)
+
+
+def _is_news(i: Instance, result: Result) -> bool:
+    if i.status in STARTING:
+        return result.ok or (result.seen and not i.probe_seen_at)
+    return result.ok == (i.status is State.DEGRADED) or not result.ok

@@ -1,0 +1,1 @@
+"""The providers' adapters: they translate, never decide. Plain values in, plain values out."""

@@ -1,0 +1,21 @@
+"""The pages of what runs. The playground has its own file."""
+
+from django.urls import path
+
+from deployments.views import accounts, compare, deployment, fleet, launch, radar
+
+urlpatterns = [
+    path("", fleet.overview, name="overview"),
+    path("launch/", launch.launch, name="launch"),
+    path("compare/", compare.compare, name="compare"),
+    path("deployments/", fleet.deployments, name="deployments"),
+    path("deployments/<uuid:pk>/", deployment.detail, name="deployment"),
+    path("deployments/<uuid:pk>/logs/", deployment.logs, name="deployment_logs"),
+    path("deployments/<uuid:pk>/settings/", deployment.settings, name="deployment_settings"),
+    path("deployments/<uuid:pk>/<str:action>/", deployment.act, name="deployment_action"),
+    path("accounts/providers/", accounts.accounts, name="provider_accounts"),
+    path("accounts/providers/add/", accounts.add, name="provider_account_add"),
+    path("accounts/providers/<uuid:pk>/<str:action>/", accounts.act, name="provider_account_action"),
+    path("radar/", radar.radar, name="radar"),
+    path("radar/<int:pk>/<str:action>/", radar.act, name="radar_action"),
+]

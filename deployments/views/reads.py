@@ -1,0 +1,233 @@
+"""What the pages read: a fixed number of queries whatever the number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Count, Exists, OuterRef, Q
+from django.http import Http404
+
+from deployments.lifecycle import MAY_EXIST, PHASES, SERVING, STARTING, TERMINAL, Desired, State
+from deployments.models import Deployment, Event, Heartbeat, Instance
+from deployments.models.deployment import DeploymentQuerySet
+from deployments.models.instance import InstanceQuerySet
+from panel.accounts.models import User
+from panel.audit.models import Pseudonym
+from panel.ui.charts import share_of_time
+from panel.ui.format import UNKNOWN, duration
+
+UNHEALTHY = (State.DEGRADED, State.UNKNOWN)
+
+
+def get_deployment_or_404(user: User, pk: UUID) -> Deployment:
+    """The deployment, if the user may see it; what may not be seen does not exist."""
+    found = Deployment.objects.visible_to(user).select_related("owner").filter(pk=pk).first()
+    if found is None:
+        raise Http404
+    return found
+
+
+def page_of(deployments: DeploymentQuerySet, start: int, size: int) -> list[Deployment]:
+    """`size` deployments from `start` on, each with its newest attempt as `current`, in two queries."""
+    found = list(deployments.select_related("owner")[start : start + size])
+    attempts = (
+        Instance.objects.filter(~Exists(_LATER), deployment__in=found)
+        .select_related("account")
+        .without_secrets()
+    )
+    newest = {instance.deployment_id: instance for instance in attempts}
+    for d in found:
+        _attach(d, newest.get(d.pk))
+    return found
+
+
+_LATER = Instance.objects.filter(deployment=OuterRef("deployment"), attempt__gt=OuterRef("attempt"))
+"""For `~Exists`: the attempt is the newest of its deployment."""
+
+
+def fleet(user: User, counted: Counts, *, size: int) -> list[Deployment]:
+    """What an operator must see first, at most `size`: the troubled and what bills on its way out, then the newest.
+
+    One query, and one more when something presses. Every deployment has an attempt from its launch on.
+    """
+    seen = Deployment.objects.visible_to(user)
+    pressing = list(_pressing(seen).values_list("pk", flat=True)[:size]) if counted.pressing else []
+    newest_wanted = seen.wanted().order_by("-created_at").values("pk")[:size]
+    attempts = (
+        Instance.objects.filter(Q(pk__in=pressing) | (Q(deployment__in=newest_wanted) & ~Exists(_LATER)))
+        .select_related("deployment__owner", "account")
+        .without_secrets()
+    )
+    shown: dict[UUID, Deployment] = {}
+    for instance in sorted(
+        attempts, key=lambda i: (i.pk not in pressing, -i.deployment.created_at.timestamp())
+    ):
+        _attach(instance.deployment, instance)
+        shown.setdefault(instance.deployment_id, instance.deployment)
+    return list(shown.values())[:size]
+
+
+def _pressing(seen: DeploymentQuerySet) -> InstanceQuerySet:
+    leaving = Q(deployment__desired=Desired.TERMINATED)
+    return (
+        Instance.objects.may_exist()
+        .filter(Q(state__in=UNHEALTHY) | leaving, deployment__in=seen)
+        .order_by("-state_since")
+    )
+
+
+def _attach(deployment: Deployment, instance: Instance | None) -> None:
+    deployment.__dict__["current"] = instance
+    if instance:
+        instance.deployment = deployment
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Machines by what they do now."""
+
+    serving: int
+    starting: int
+    unhealthy: int
+    existing: int
+    pressing: int
+    """Unhealthy, or still there though nobody wants them."""
+
+
+def counts() -> Counts:
+    """One query over the machines that may exist."""
+    found = (
+        Instance.objects.may_exist()
+        .order_by()
+        .values_list("state", "deployment__desired")
+        .annotate(n=Count("pk"))
+    )
+    rows = [(State(state), desired == Desired.TERMINATED, n) for state, desired, n in found]
+    return Counts(
+        serving=sum(n for s, _, n in rows if s in SERVING),
+        starting=sum(n for s, _, n in rows if s in STARTING),
+        unhealthy=sum(n for s, _, n in rows if s in UNHEALTHY),
+        existing=sum(n for _, _, n in rows),
+        pressing=sum(n for s, leaving, n in rows if leaving or s in UNHEALTHY),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An event as a page shows it."""
+
+    event: Event
+    who: str
+    """The actor's name, "system", or "erased person"."""
+
+
+def named(events: Iterable[Event]) -> list[Line]:
+    """The events with their actors' names, in one query."""
+    told = list(events)
+    ids = {e.actor for e in told if _is_uuid(e.actor)}
+    people = Pseudonym.objects.select_related("user").in_bulk(ids) if ids else {}
+    names = {str(pk): str(p.user or p.name or "erased person") for pk, p in people.items()}
+    return [Line(e, names.get(e.actor, "erased person" if _is_uuid(e.actor) else e.actor)) for e in told]
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One row of the launch waterfall."""
+
+    state: State
+    began: datetime
+    took: timedelta
+    x: str
+    width: str
+    going_on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    phases: tuple[Phase, ...]
+    total: timedelta
+    ready: bool
+    """Whether the launch reached Ready."""
+    over: bool
+    """Whether it ended in something else."""
+
+
+def waterfall(events: Sequence[Event], *, now: datetime) -> Waterfall | None:
+    """The way of one attempt to Ready, from its state events, oldest first. None when there are none."""
+    moves = [(State(e.to_state), e.at) for e in events if e.to_state]
+    if not moves:
+        return None
+    way: list[tuple[State, datetime]] = []
+    end, last = now, State.REQUESTED
+    for state, at in moves:
+        last = state
+        if state not in PHASES or state is State.READY:
+            end = at
+            break
+        way.append((state, at))
+    open_end = last in PHASES and last is not State.READY
+    if not way:
+        return None
+    start = way[0][1]
+    total = max(end - start, timedelta(milliseconds=1))
+    bounds = [at for _, at in way[1:]] + [end]
+    phases = tuple(
+        Phase(
+            state, began, max(until - began, timedelta(0)),
+            f"{share_of_time(began - start, total):.2f}%", f"{max(0.4, share_of_time(until - began, total)):.2f}%",
+            open_end and until is end,
+        )
+        for (state, began), until in zip(way, bounds, strict=True)
+    )  # fmt: skip
+    return Waterfall(phases, total, ready=last is State.READY, over=not open_end and last is not State.READY)
+
+
+def lease_silence(instance: Instance | None, *, now: datetime) -> str:
+    """What there is to say instead of the moment at which the machine ends by itself; empty when one is known."""
+    if instance is None or instance.is_over:
+        return UNKNOWN
+    offer = instance.offer
+    if offer.own_machine:
+        return "never: an engine on this computer has no watchdog"
+    if offer.serverless:
+        return "never: a serverless endpoint has no watchdog and bills on while this panel is down"
+    if not instance.lease_seconds:
+        return "no lease: this panel gave it none"
+    if instance.lease_expires_at:
+        return ""
+    length = duration(timedelta(seconds=instance.lease_seconds))
+    return f"{length} after its start, unless this panel renews its lease by then"
+
+
+def poll_seconds(deployment: Deployment) -> int | None:
+    """How often an open page asks: 2 s on the way up or out, 5 s while it stands, never once it is over."""
+    current = deployment.current
+    if deployment.desired == Desired.TERMINATED and (current is None or current.status in TERMINAL):
+        return None
+    if current is None or current.status not in MAY_EXIST:
+        return 2
+    steady = SERVING | {State.STOPPED}
+    settled = deployment.desired != Desired.TERMINATED and (
+        (current.status in SERVING) == (deployment.desired == Desired.RUNNING)
+    )
+    return 5 if current.status in steady and settled else 2
+
+
+def silent_since(now: datetime) -> datetime | None:
+    """When the loop was last seen, if that is too long ago: what the page shows is old then."""
+    beat = Heartbeat.objects.filter(name="reconcile").first()
+    if beat and now - beat.at > timedelta(seconds=settings.READY_MAX_AGE):
+        return beat.at
+    return None

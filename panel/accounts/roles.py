@@ -1,0 +1,57 @@
+"""The three roles, as groups. Permissions are named as strings: the apps above are not imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+VIEWER = "viewer"
+OPERATOR = "operator"
+ADMINISTRATOR = "administrator"
+
+_VIEW = [
+    "deployments.view_deployment",
+    "deployments.view_offer",
+    "billing.view_ledgerentry",
+    "billing.view_budget",
+]
+_OPERATE = [
+    *_VIEW,
+    "deployments.launch_deployment",
+    "deployments.operate_deployment",
+    "deployments.chat_deployment",
+    "deployments.view_provideraccount",
+]
+_ADMINISTER = [
+    *_OPERATE,
+    "deployments.add_provideraccount",
+    "deployments.change_provideraccount",
+    "deployments.view_instance",
+    "deployments.view_event",
+    "deployments.view_residencyevidence",
+    "billing.change_budget",
+    "billing.view_adjustment",
+    "billing.view_closedperiod",
+    "billing.view_pricesegment",
+    "billing.view_reservation",
+    "billing.view_subject",
+    "billing.view_usagecharge",
+    "accounts.view_user",
+    "accounts.add_user",
+    "accounts.change_user",
+    "audit.view_auditevent",
+    "notices.view_notice",
+]
+ROLES: dict[str, list[str]] = {VIEWER: _VIEW, OPERATOR: _OPERATE, ADMINISTRATOR: _ADMINISTER}
+
+
+def sync_roles(**_: Any) -> None:
+    """Make each role's group hold just its permissions, those whose app has been migrated. Idempotent."""
+    from django.contrib.auth.models import Group, Permission
+
+    known = {
+        f"{p.content_type.app_label}.{p.codename}": p
+        for p in Permission.objects.select_related("content_type")
+    }
+    for role, names in ROLES.items():
+        group, _created = Group.objects.get_or_create(name=role)
+        group.permissions.set([known[n] for n in names if n in known])

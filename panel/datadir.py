@@ -1,0 +1,56 @@
+"""The data folder: made on first start, its secrets readable by their owner alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
+
+
+def ensure(folder: Path) -> None:
+    """Make the folder and its rooms. Raises ImproperlyConfigured when it cannot be written."""
+    try:
+        for room in ("", "broker/queue", "broker/control", "engines", "logs", "static"):
+            (folder / room).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid == os.getuid() and folder.stat().st_mode & 0o077:
+            # A folder that somebody made before us: sessions and addresses in it are nobody else's.
+            folder.chmod(0o700)
+    except OSError as e:
+        raise ImproperlyConfigured(f"The data folder {folder} cannot be written: {e.strerror}.") from e
+
+
+def secret(path: Path) -> str:
+    """The secret kept in `path`, made with 50 random bytes and mode 0600 when there is none."""
+    return _read_or_create(path, secrets.token_urlsafe(50))
+
+
+def fernet_keys(path: Path) -> list[str]:
+    """Fernet keys in `path`, newest first, one a line; one is made when there is none."""
+    return _read_or_create(path, Fernet.generate_key().decode()).split()
+
+
+def _read_or_create(path: Path, fresh: str) -> str:
+    # Written whole under another name, then linked: two processes that start at once agree on one secret.
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w") as f:
+                f.write(fresh + "\n")
+                f.flush()
+                os.fsync(f.fileno())
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        except OSError as e:
+            raise ImproperlyConfigured(f"The secret {path} cannot be written: {e.strerror}.") from e
+    value = path.read_text().strip()
+    if not value:
+        raise ImproperlyConfigured(f"The secret {path} is empty: restore it from a backup.")
+    return value

@@ -1,0 +1,9 @@
+from django.apps import AppConfig
+
+
+class PrivacyConfig(AppConfig):
+    name = "panel.privacy"
+    label = "privacy"
+
+    def ready(self) -> None:
+        from panel.privacy import checks  # noqa: F401  (registers the check)

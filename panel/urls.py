@@ -1,0 +1,18 @@
+"""Where every page lives. The apps' own urls.py name their pages."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from panel import health
+
+handler500 = "panel.middleware.server_error"
+
+urlpatterns = [
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.readyz, name="readyz"),
+    path("", include("panel.accounts.urls")),
+    path("", include("deployments.urls")),
+    path("", include("billing.urls")),
+    path("playground/", include("deployments.playground.urls")),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,103 @@
+"""How the browser tests open Chromium and which pages they look at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.browser.scene import Scene
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZES = {"wide": (1440, 900), "phone": (390, 844)}
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def context_of(browser: Browser, size: str, theme: str) -> BrowserContext:
+    width, height = SIZES[size]
+    return browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce",  # type: ignore[arg-type]
+        has_touch=size == "phone",
+    )  # fmt: skip
+
+
+def paths(scene: Scene) -> dict[str, str]:
+    """Every page of the panel for somebody who is signed in, by a short name."""
+    one, up, down = (f"/deployments/{d.pk}/" for d in (scene.ready, scene.starting, scene.failed))
+    return {
+        "overview": "/",
+        "launch": "/launch/?model=qwen3-4b-fp8",
+        "launch-local": "/launch/",
+        "compare": "/compare/?where=eu",
+        "compare-january": "/compare/?prices=2026-01&where=eu&budget=150&context=4096",
+        "deployments": "/deployments/",
+        "deployments-none": "/deployments/?q=nothing-has-this-name",
+        "deployment": one,
+        "deployment-starting": up,
+        "deployment-failed": down,
+        "deployment-events": f"{one}?tab=events",
+        "deployment-cost": f"{one}?tab=cost",
+        "deployment-settings": f"{one}?tab=settings",
+        "deployment-logs": f"{one}logs/",
+        "deployment-outbid": f"/deployments/{scene.outbid.pk}/",
+        "deployment-replaced": f"{one}?tab=settings&{scene.replacing}",
+        "terminate": f"{one}terminate/",
+        "radar": "/radar/",
+        "radar-hidden": "/radar/?hidden=1",
+        "radar-terminate": f"/radar/{scene.found.pk}/terminate/",
+        "accounts": "/accounts/providers/",
+        "account-add": "/accounts/providers/add/",
+        "account-rotate": f"/accounts/providers/{scene.account.pk}/rotate/",
+        "account-disable": f"/accounts/providers/{scene.account.pk}/disable/",
+        "spend": "/spend/",
+        "spend-hour": "/spend/?by=hour",
+        "playground": "/playground/",
+        "password": "/accounts/password/change/",
+        "logout": "/accounts/logout/",
+        "not-found": "/nothing/here/",
+        "admin": "/admin/",
+        "admin-list": "/admin/accounts/user/",
+        "admin-form": f"/admin/accounts/user/{scene.administrator.pk}/change/",
+    }
+
+
+DOORS = {
+    "login": "/accounts/login/",
+    "reset": "/accounts/password/reset/",
+    "bad-link": "/sign-in/not-a-link/",
+}
+"""Pages for somebody who is not signed in."""
+
+
+def axe(page: Page) -> list[str]:
+    """What axe finds, one line each. Evaluated, not added as a script: the policy stays in force."""
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("() => axe.run({resultTypes: ['violations']}).then((r) => r.violations)")
+    return [f"{v['id']}: {v['help']} at {[n['target'] for n in v['nodes']][:4]}" for v in found]
+
+
+def overflow(page: Page) -> int:
+    """By how many pixels the page is wider than its window."""
+    return int(
+        page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    )
