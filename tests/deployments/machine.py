@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
+from django.db.models import Q
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -169,7 +170,7 @@ class Chance(RuleBasedStateMachine):
             "destroy": lambda: emulator.destroy(machine), "break": lambda: emulator.fail(machine),
             "hide": lambda: emulator.vanish(machine), "show": lambda: emulator.vanish(machine, back=True),
             "abroad": lambda: emulator.move(machine, abroad), "home": lambda: emulator.move(machine, home),
-            "cheaper": lambda: emulator.set_price(machine, Decimal("0.05")),
+            "cheaper": lambda: self._make_cheaper(machine),
             "lock": lambda: self._lock(machine, locked=True), "unlock": lambda: self._lock(machine, locked=False),
             "outbid": lambda: emulator.outbid(machine), "back": lambda: emulator.resume(machine),
             "resume": lambda: emulator.resume(machine), "full": lambda: emulator.fill_host(machine),
@@ -180,6 +181,11 @@ class Chance(RuleBasedStateMachine):
         }  # fmt: skip
         with suppress(ValueError, LookupError):  # not of this machine; not by this label
             acts[act]()
+
+    def _make_cheaper(self, machine: str) -> None:
+        """Only what the panel has seen: what a machine cost before its first list, no list tells."""
+        if Instance.objects.filter(Q(remote_id=machine) | Q(duplicates__icontains=machine)).exists():
+            self.emulator.set_price(machine, Decimal("0.05"))
 
     def _lock(self, machine: str, *, locked: bool) -> None:
         """Vast.ai has no lock: there a destruction is answered with a yes and does nothing."""
