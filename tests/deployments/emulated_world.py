@@ -88,6 +88,7 @@ class EmulatedWorld(CloudWorld):
         self.now = NOW
         bells.now = self.clock
         self.arm: Callable[[], None] | None = None
+        self.armed_for: int | None = None
         self.deaths = 0
         self.taken = _note_faults(emulator)
         self.foreign = emulator.place(FOREIGN, **dict(kind.place))  # type: ignore[attr-defined]
@@ -161,7 +162,7 @@ class EmulatedWorld(CloudWorld):
     def calm_down(self) -> None:
         self.emulator.faults_clear()
 
-    def die_at(self, where: int | tuple[Point, str] | None) -> None:
+    def die_at(self, where: int | tuple[Point, str] | None, *, within: int | None = None) -> None:
         def arm() -> None:
             # The parent's connections are the parent's.
             http._kept.cache_clear()
@@ -170,7 +171,7 @@ class EmulatedWorld(CloudWorld):
             elif where is not None:
                 crash.armed[where] = lambda: os._exit(DIED)
 
-        self.arm = arm if where is not None else None
+        self.arm, self.armed_for = arm if where is not None else None, within
 
     # -- what is asked of it -------------------------------------------------------------------------
 

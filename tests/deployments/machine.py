@@ -39,6 +39,8 @@ OWN: dict[str, tuple[str, ...]] = {
 POINTS = [*crash.POINTS, *((p, m) for p in (Point.BEFORE_REQUEST, Point.BEFORE_ANSWER) for m in ("create", "terminate", "stop", "start"))]  # fmt: skip
 MOST = 3
 """Deployments at once."""
+DEATHLY = 20
+"""Tasks of which one may die, after it was said where: each is a process of its own, which takes its time."""
 SLACK = Decimal("0.002")
 """USD that a whole run's books may lie below the bill: the second to which a worker's life is rounded up."""
 
@@ -103,7 +105,7 @@ class Chance(RuleBasedStateMachine):
         if act == "well":
             self._mend()
         elif act == "die":
-            self.world.die_at(where)
+            self.world.die_at(where, within=DEATHLY)
         elif act in {"silent", "heard"}:
             self.world.endpoint.alive = act == "heard"
         else:

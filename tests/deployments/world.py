@@ -60,6 +60,7 @@ class World:
         self.account = self.make_account()
         offers.refresh(self.account, now=self.clock())
         self.arm: Callable[[], None] | None = None
+        self.armed_for: int | None = None
         self.deaths = 0
 
     def make_account(self) -> ProviderAccount:
@@ -94,8 +95,11 @@ class World:
         self.plan[method] = [Fault.OK] * done + list(faults)
         self.provider = self._provider()
 
-    def die_at(self, where: int | tuple[Point, str] | None) -> None:
-        """The next process that comes to this crash point, or this place in a provider call, dies there."""
+    def die_at(self, where: int | tuple[Point, str] | None, *, within: int | None = None) -> None:
+        """The next process that comes to this crash point, or this place in a provider call, dies there.
+
+        `within` so many tasks; None: whenever one comes there.
+        """
 
         def arm() -> None:
             if isinstance(where, tuple):
@@ -103,7 +107,7 @@ class World:
             elif where is not None:
                 crash.armed[where] = lambda: os._exit(DIED)
 
-        self.arm = arm if where is not None else None
+        self.arm, self.armed_for = arm if where is not None else None, within
 
     # -- bells -------------------------------------------------------------------------------------
 
@@ -127,6 +131,12 @@ class World:
         if self.arm is None:
             bell()
             return
+        if self.armed_for is not None:
+            self.armed_for -= 1
+            if self.armed_for < 0:
+                self.arm = None
+                bell()
+                return
         connections.close_all()
         pid = os.fork()
         if pid == 0:

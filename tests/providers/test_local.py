@@ -397,9 +397,11 @@ def test_a_supervisor_that_was_killed_is_charged_to_its_last_heartbeat(provider:
     label = "regia-a-1"
     create(provider, label)
     ready(provider, label)
-    supervisor = state_of(provider, label)["supervisor"]["pid"]
-    os.kill(supervisor, signal.SIGKILL)
-    assert gone(supervisor)
+    state = state_of(provider, label)
+    os.kill(state["supervisor"]["pid"], signal.SIGKILL)
+    # The kernel ends the engine after it, and until then the machine runs.
+    assert gone(state["supervisor"]["pid"])
+    assert gone(state["engine"]["pid"])
     heartbeat = MachineFolder(provider._folder, label).last_beat()
     assert heartbeat is not None
     now = datetime.now(UTC)
