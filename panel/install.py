@@ -24,6 +24,7 @@ LOG = VENV / "install.log"
 
 BASE = "requirements/base.lock"
 ENGINE = "requirements/engine.lock"
+SANDBOX = "requirements/sandbox.lock"
 TOOLS = "requirements/dev.lock"
 
 UNREACHABLE = (
@@ -46,9 +47,14 @@ class InstallFailed(Exception):
 def main(argv: list[str]) -> int:
     """Install what is missing. Exit code 1, with a sentence, when that cannot be done."""
     parser = argparse.ArgumentParser(prog="install")
-    parser.add_argument("--tools", action="store_true", help="also what the test suite needs")
-    tools = parser.parse_args(argv).tools
-    wanted = [BASE, ENGINE, TOOLS] if tools else [BASE, ENGINE]
+    parser.add_argument("--sandbox", action="store_true", help="also what the emulators need")
+    parser.add_argument("--tools", action="store_true", help="also what the test suite needs, and the emulators")
+    asked = parser.parse_args(argv)
+    wanted = [BASE, ENGINE]
+    if asked.sandbox or asked.tools:
+        wanted.append(SANDBOX)
+    if asked.tools:
+        wanted.append(TOOLS)
     if _is_done(wanted):
         return 0
     try:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.command.running import ROOT
 
-LOCKS = ("base", "engine", "dev")
+LOCKS = ("base", "engine", "sandbox", "dev")
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,15 @@ def test_the_life_of_an_environment(clone: Path) -> None:
     """In one story, since each step stands on the one before."""
     first = install(clone)
     assert first.returncode == 0, first.stderr
-    assert [version_of(clone, name) for name in LOCKS] == ["1.0", "1.0", ""]
+    assert [version_of(clone, name) for name in LOCKS] == ["1.0", "1.0", "", ""]
 
     # A second start installs nothing and says nothing, with no index at all.
     second = install(clone, PIP_FIND_LINKS="")
     assert (second.returncode, second.stdout) == (0, "")
 
-    # The suite's tools come on top.
+    # What the emulators need comes on top, and so do the suite's tools.
+    assert install(clone, "--sandbox").returncode == 0
+    assert [version_of(clone, name) for name in LOCKS] == ["1.0", "1.0", "1.0", ""]
     assert install(clone, "--tools").returncode == 0
     assert version_of(clone, "dev") == "1.0"
 
