@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
     """Install what is missing. Exit code 1, with a sentence, when that cannot be done."""
     parser = argparse.ArgumentParser(prog="install")
     parser.add_argument("--sandbox", action="store_true", help="also what the emulators need")
-    parser.add_argument("--tools", action="store_true", help="also what the test suite needs, and the emulators")
+    parser.add_argument(
+        "--tools", action="store_true", help="also what the test suite needs, and the emulators"
+    )
     asked = parser.parse_args(argv)
     wanted = [BASE, ENGINE]
     if asked.sandbox or asked.tools:
