@@ -182,6 +182,7 @@ def _advance(work: Step, action: d.Action) -> None:
 _NEW_LIFE: dict[str, Any] = {
     "probe_ok_at": None, "probe_seen_at": None, "probe_failures": 0,
     "lease_renewed_at": None, "lease_expires_at": None, "lease_failures": 0, "lease_detail": "",
+    "told_failure": "",
 }  # fmt: skip
 """What the probes and the lease knew of the machine's former life says nothing of this one."""
 

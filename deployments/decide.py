@@ -261,6 +261,8 @@ def _adopted(i: Seen) -> Action | None:
 
 
 def _towards_running(wanted: Wanted, i: Seen, *, now: datetime) -> Action | None:
+    if i.failure and i.state in _SAY_FAILURES:
+        return BeginFail(i.id, i.failure)
     if i.observed == MachineStatus.EXITED:
         if i.state is State.READY:
             return Advance(i.id, "the engine ended by itself", State.DEGRADED)
@@ -288,6 +290,10 @@ def _towards_running(wanted: Wanted, i: Seen, *, now: datetime) -> Action | None
     if i.state in STARTING or i.state is State.UNKNOWN:
         return _starting(i, now=now)
     return _serving(i, now=now)
+
+
+_SAY_FAILURES = STARTING | {State.READY, State.DEGRADED, State.UNKNOWN}
+"""Where a failure is this life's own: what rests begins anew when it starts."""
 
 
 def _just_started(i: Seen, *, now: datetime) -> bool:

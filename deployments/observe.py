@@ -322,7 +322,7 @@ def _facts(row: Instance, machine: Machine, extra: list[Machine]) -> dict[str, A
         "remote_id": machine.remote_id,
         "observed": _status(row, machine).value,
         "observed_detail": machine.detail[:300],
-        "endpoint_url": (machine.endpoint_url or "")[:300],
+        "endpoint_url": _address(row, machine)[:300],
         "missing_lists": 0,
         "missing_since": None,
         "duplicates": [m.remote_id for m in extra],
@@ -335,6 +335,14 @@ def _facts(row: Instance, machine: Machine, extra: list[Machine]) -> dict[str, A
         "min_bid": machine.min_bid,
         "machine_ends_at": machine.ends_at,
     }
+
+
+def _address(row: Instance, machine: Machine) -> str:
+    """By what the machine was ordered with: the setting may have changed since."""
+    url = machine.endpoint_url or ""
+    if machine.own_door and not row.tls_certificate and url.startswith("https:"):
+        return f"http:{url.removeprefix('https:')}"
+    return url
 
 
 def _status(row: Instance, machine: Machine) -> MachineStatus:

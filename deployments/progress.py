@@ -23,7 +23,7 @@ _ESCAPED = re.compile(r"\\(.)")
 @dataclass(frozen=True, slots=True)
 class Progress:
     phase: str
-    """checking, downloading, loading, warming, ready, draining, ending, exited; "exit" for its last word."""
+    """checking, downloading, loading, warming, ready, draining, ending, failed, exited; "exit" for its last word."""
     values: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, name: str) -> float | None:
@@ -79,9 +79,9 @@ def _ready(p: Progress) -> str:
     return "Ready" if seconds is None else f"Ready {seconds:.0f} s after its start"
 
 
-def _exit(p: Progress) -> str:
+def _exit(p: Progress, *, word: str = "Ended") -> str:
     code, cause = p.values.get("code", ""), " ".join(p.values.get("cause", "").split())[:300]
-    return f"Ended{f' with code {code[:8]}' if code else ''}{f': {cause}' if cause else ''}"
+    return f"{word}{f' with code {code[:8]}' if code else ''}{f': {cause}' if cause else ''}"
 
 
 _WORDS: dict[str, Callable[[Progress], str]] = {
@@ -92,6 +92,7 @@ _WORDS: dict[str, Callable[[Progress], str]] = {
     "ready": _ready,
     "draining": lambda p: "Draining: it takes no new requests",
     "ending": lambda p: "Ending itself",
+    "failed": lambda p: _exit(p, word="Failed"),
     "exited": lambda p: "Ended",
     "exit": _exit,
 }

@@ -280,7 +280,7 @@ def _seen(i: Instance, *, now: datetime) -> d.Seen:
         outdated=i.generation < deployment.generation, adopted=deployment.launch_key.startswith(ADOPTABLE),
         bid=i.bid_usd_per_hour, min_bid=i.min_bid, bid_changed_at=i.bid_changed_at,
         bid_ceiling=bids.ceiling(deployment.bid_ceiling, deployment.price_ceiling, offer.disk_usd_per_hour),
-        starts=_starts(i, now=now), drift=i.drift, mend_wanted=bool(i.drift) and services.mend_is_wanted(i),
+        starts=_starts(i, now=now), failure=i.told_failure, drift=i.drift, mend_wanted=bool(i.drift) and services.mend_is_wanted(i),
     )  # fmt: skip
 
 

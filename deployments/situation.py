@@ -61,6 +61,8 @@ class Seen:
     bid_changed_at: datetime | None = None
     starts: int = 0
     """Starts within the last hour, counted while it ought to come up and stands still."""
+    failure: str = ""
+    """What the machine itself says that it failed of; empty: it does not."""
     drift: str = ""
     mend_wanted: bool = False
     """Somebody asked to put back what the provider changed by itself."""

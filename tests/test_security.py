@@ -189,7 +189,7 @@ def test_no_secret_shows_during_a_launch(world, client, logged, capsys):  # noqa
     call_command("verify_audit")
 
     secrets = {
-        "api key": instance.api_key, "provider's key": account.credentials, "secret key": settings.SECRET_KEY,
+        "api key": instance.api_key, "door's key": instance.tls_key, "provider's key": account.credentials, "secret key": settings.SECRET_KEY,
         "field key": settings.FIELD_KEYS[0], "link": token, "session": client.session.session_key,
     }  # fmt: skip
     assert all(len(secret) > 8 for secret in secrets.values())
@@ -226,14 +226,16 @@ def test_secrets_stand_in_the_database_only_encrypted(world):  # noqa: F811
 
     ProviderAccount.objects.filter(pk=world.account.pk).update(credentials="provider-key-4711")
     deployment = world.launch()
-    key = deployment.instances.get().api_key
+    instance = deployment.instances.get()
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT api_key FROM deployments_instance UNION SELECT credentials FROM deployments_provideraccount"
+            "SELECT api_key FROM deployments_instance UNION SELECT tls_key FROM deployments_instance "
+            "UNION SELECT credentials FROM deployments_provideraccount"
         )
         stored = [row[0] for row in cursor.fetchall()]
     assert all(text.startswith("gAAAA") for text in stored)
-    assert not {key, "provider-key-4711"} & set(stored)
+    assert len(stored) == 3
+    assert not {instance.api_key, instance.tls_key, "provider-key-4711"} & set(stored)
 
 
 def test_the_admin_site_does_not_even_read_an_instances_key(signed_in, made):
@@ -247,8 +249,8 @@ def test_the_admin_site_does_not_even_read_an_instances_key(signed_in, made):
         signed_in.get(reverse("admin:deployments_instance_change", args=[instance.pk]))
         signed_in.get(reverse("admin:deployments_event_change", args=[instance.events.first().pk]))
         signed_in.get(reverse("admin:deployments_provideraccount_change", args=[instance.account_id]))
-    read = [q["sql"] for q in captured if '"api_key"' in q["sql"] or '"credentials"' in q["sql"]]
-    assert read == []
+    secret = ('"api_key"', '"tls_key"', '"credentials"')
+    assert [q["sql"] for q in captured if any(name in q["sql"] for name in secret)] == []
 
 
 def test_changing_an_account_is_audited_with_what_was_before(signed_in, made):

@@ -141,7 +141,6 @@ def _vast(account: ProviderAccount) -> Provider:
     return VastProvider(
         _key(account),
         address=settings.VAST_API_BASE_URL,
-        tls=settings.INFERENCE_IMAGE_TLS,
         disk_gb=settings.INFERENCE_DISK_GB,
         port=settings.INFERENCE_PORT,
         traffic_gb=settings.EXPECTED_TRAFFIC_GB,

@@ -141,6 +141,9 @@ class Instance(models.Model):
     lease_failures = models.PositiveIntegerField(default=0, help_text="in a row")
     lease_detail = models.CharField(max_length=300, blank=True)
     next_lease_at = models.DateTimeField(null=True)
+    told_failure = models.CharField(
+        max_length=300, blank=True, default="", help_text="what our image says that it failed of: its code and the cause"
+    )  # fmt: skip
 
     # The change of its key, in steps that may each be repeated.
     birth_key = EncryptedTextField(

@@ -6,7 +6,8 @@ All that are due at once on one event loop; facts only are written. The same req
     asked      both keys are told, the old one opens the door; then the new one is used from now on
     switched   SETTLE later the new one alone is told; then it is done
 
-A machine that was started again knows only the key that it was ordered with: what it is refused with is told anew.
+A machine that was started again and could not keep its keys knows only the one that it was ordered with: what it is
+refused with is told anew. One that failed answers with its cause, and waits for nothing else before it exits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import aiohttp
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
+from deployments import services
 from deployments.certificates import request_options
 from deployments.endpoints import check_url
 from deployments.lifecycle import SERVING, STARTING, State
@@ -66,6 +68,8 @@ class Answer:
     draining: bool = False
     refused_key: bool = False
     detail: str = ""
+    failure: str = ""
+    """What the machine failed of; empty: it did not."""
 
 
 def renew_due(*, clock: Callable[[], datetime]) -> int:
@@ -88,7 +92,9 @@ def renew(rows: QuerySet[Instance], *, clock: Callable[[], datetime]) -> int:
     # The lease runs from when it was asked for, not from when the answer came: it never ends before the page says.
     _renewed([i for i in mine if not answers[i.pk].detail], answers, asked_at=now)
     for i in mine:
-        if answers[i.pk].detail:
+        if answers[i.pk].failure:
+            _note_failure(i, answers[i.pk].failure, now=clock())
+        elif answers[i.pk].detail:
             _failed(i, answers[i.pk], now=clock())
         elif keys := asked[i.pk].keys:
             _told_keys(i, keys, now=clock())
@@ -180,12 +186,24 @@ def _read(status: int, body: bytes) -> Answer:
         told = json.loads(body)
     except (ValueError, RecursionError):
         told = None
+    if isinstance(told, dict) and told.get("state") == "failed":
+        return Answer(detail="the machine says that it failed", failure=_failure(told))
     left = told.get("expires_in") if isinstance(told, dict) else None
     if isinstance(left, bool) or not isinstance(left, int | float) or not math.isfinite(left):
         return Answer(detail="what answered /lease is no machine of ours")
     if not 0 < left <= LONGEST:
         return Answer(detail=f"/lease answered with {left:.0f} seconds")
     return Answer(expires_in=float(left), draining=told.get("state") == "draining")
+
+
+def _failure(told: dict[str, Any]) -> str:
+    """`code 70: The engine ended with exit code 1. ...`: one line, whatever it sends."""
+    code, cause = told.get("code"), told.get("cause")
+    number = (
+        str(code) if isinstance(code, int) and not isinstance(code, bool) and 0 < code < 256 else "unknown"
+    )
+    words = "".join(c if c.isprintable() else " " for c in cause) if isinstance(cause, str) else ""
+    return f"code {number}: {' '.join(words.split()) or 'it gives no cause'}"[:300]
 
 
 # -- what is written ----------------------------------------------------------------------------------
@@ -203,13 +221,26 @@ def _renewed(rows: Iterable[Instance], answers: dict[Any, Answer], *, asked_at: 
             columns["next_lease_at"] = asked_at
         Instance.objects.filter(pk__in=[i.pk for i in some], next_lease_at=some[0].next_lease_at).update(
             lease_renewed_at=asked_at, lease_expires_at=asked_at + timedelta(seconds=seconds),
-            lease_failures=0, **columns,
+            lease_failures=0, told_failure="", **columns,
         )  # fmt: skip
         for i in some:
             if draining:
                 i.next_lease_at = asked_at
             if i.lease_failures:
                 clear_notice(_notice(i), now=asked_at)
+
+
+def _note_failure(i: Instance, failure: str, *, now: datetime) -> None:
+    """It is said once, and then the machine is gone: written whether or not our claim holds, but for this life alone."""
+    with transaction.atomic():
+        # The order of everybody who writes both.
+        Deployment.objects.filter(pk=i.deployment_id).select_for_update().values_list("pk").first()
+        alike = Instance.objects.filter(
+            pk=i.pk, state__in=_STATES, endpoint_url=i.endpoint_url, stop_asked_at=i.stop_asked_at,
+            interruptions=i.interruptions,
+        )  # fmt: skip
+        if alike.update(told_failure=failure):
+            services.ring(i.deployment, now=now)
 
 
 def _failed(i: Instance, answer: Answer, *, now: datetime) -> None:

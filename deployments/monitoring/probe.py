@@ -6,6 +6,7 @@ An endpoint is alive when `/health` says 200 and `/v1/models` answers to the ins
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +31,7 @@ _STATES = [s.value for s in STARTING | {State.READY, State.DEGRADED}]
 
 
 _KEY_REFUSED = "/v1/models answered 401"
+_FAILED = "the machine says that it failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ async def probe(session: aiohttp.ClientSession, target: Target) -> Result:
     try:
         check_url(target.url, plaintext=target.plaintext, loopback=target.loopback)
         status, body = await _get(session, target, "/health")
+        if status == 503 and _says_failed(body):
+            return Result(ok=False, seen=False, detail=_FAILED)
         if status != 200:
             loading = status == 503 and b"oading" in body
             return Result(ok=False, seen=loading, detail=f"/health answered {status}")
@@ -104,6 +108,14 @@ async def probe(session: aiohttp.ClientSession, target: Target) -> Result:
     if status != 200:
         return Result(ok=False, seen=True, detail=f"/v1/models answered {status}")
     return Result(ok=True, seen=True, detail="")
+
+
+def _says_failed(body: bytes) -> bool:
+    """Our image's word, whole: in other servers' sentences something may fail too."""
+    try:
+        return bool(json.loads(body) == {"state": "failed"})
+    except (ValueError, RecursionError):
+        return False
 
 
 async def _get(
@@ -126,8 +138,9 @@ def _write(i: Instance, result: Result, *, now: datetime) -> None:
     elif i.status not in STARTING:
         # Before it is ready a failure is no news: refused is how an engine loads.
         columns["probe_failures"] = i.probe_failures + 1
-    if result.detail == _KEY_REFUSED and i.lease_seconds:
+    if result.detail in {_KEY_REFUSED, _FAILED} and i.lease_seconds:
         # It was started again and knows only the key it was born with: the lease gives it the present one.
+        # Or it waits for somebody with a key, to say why it failed: the lease asks.
         columns["next_lease_at"] = now
     rows = Instance.objects.filter(pk=i.pk, state=i.state, probe_failures=i.probe_failures)
     if rows.update(**columns) and _is_news(i, result):

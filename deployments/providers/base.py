@@ -16,12 +16,16 @@ repeats it. Adapters import neither Django nor Celery nor models, and may be use
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
+
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+"""As the image reads it (regia_machine/environment.py)."""
 
 
 class ProviderError(Exception):
@@ -199,6 +203,11 @@ class Order:
         }  # fmt: skip
         return {**self.environment, **{name: value for name, value in own.items() if value}}
 
+    def secrets(self) -> list[str]:
+        """The values that no error may show: of the environment those whose names say so."""
+        own = (value for name, value in self.environment.items() if _SECRET_NAME.search(name))
+        return [self.api_key.reveal(), *own]
+
     def __repr__(self) -> str:
         return f"Order({self.label!r}, {self.quote.key!r}, {self.model_key!r})"
 
@@ -231,6 +240,9 @@ class Machine:
     """When the rental ends at the latest."""
     serverless: bool = False
     """An endpoint with workers, whose price the list does not tell."""
+    own_door: bool = False
+    """The address leads straight to the image's door. Whether that speaks TLS its order says, not this list: the
+    scheme here is https, and http where the machine was given no certificate."""
 
 
 @dataclass(frozen=True, slots=True)

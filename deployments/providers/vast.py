@@ -65,18 +65,18 @@ def _utc_now() -> datetime:
 class VastProvider(NoExtras):
     """One account at Vast.ai; without a `key` its public offers.
 
-    `address` is the API's. `tls`: the image's door speaks TLS on `port`. `disk_gb` is what each machine gets
+    `address` is the API's. The image's door listens on `port`. `disk_gb` is what each machine gets
     and is priced with, `traffic_gb` what a month of one is expected to move.
     """
 
     traits = TRAITS
 
     def __init__(
-        self, key: Secret | None, *, address: str, tls: bool, disk_gb: int, port: int, traffic_gb: int,
+        self, key: Secret | None, *, address: str, disk_gb: int, port: int, traffic_gb: int,
         pace: vast_pace.Pace | None = None, clock: Callable[[], datetime] = _utc_now,
     ) -> None:  # fmt: skip
         self._calls = Calls(key, address, pace or vast_pace.SHARED)
-        self._tls, self._port = tls, port
+        self._port = port
         self._disk_gb, self._traffic_gb = disk_gb, traffic_gb
         self._clock = clock
 
@@ -98,7 +98,7 @@ class VastProvider(NoExtras):
         began, asked = time.monotonic(), vast_stops.SHARED.known(self._calls.who)
         for page in self._pages():
             for row in page["instances"]:
-                machine = _machine(row, port=self._port, tls=self._tls, asked_to_stop=asked)
+                machine = _machine(row, port=self._port, asked_to_stop=asked)
                 unnamed += machine is None
                 if machine:
                     machines[machine.remote_id] = machine
@@ -113,7 +113,7 @@ class VastProvider(NoExtras):
         ask, arguments = vast_order.arguments(order)
         body = self._calls.change(
             "create", lambda api: api.create_instance(ask, **arguments), deadline=deadline,
-            secrets=[order.api_key.reveal(), *order.environment.values()],
+            secrets=order.secrets(),
             proof=lambda body: bool(identity(body.get("new_contract"))),
         )  # fmt: skip
         return identity(body["new_contract"])
@@ -253,10 +253,10 @@ def _all_pages(page: Callable[[str | None], Any], rows: str) -> Iterator[dict[st
     raise Unavailable("Vast.ai's list has no end.")
 
 
-def _machine(row: object, *, port: int, tls: bool, asked_to_stop: frozenset[str]) -> Machine | None:
+def _machine(row: object, *, port: int, asked_to_stop: frozenset[str]) -> Machine | None:
     if not isinstance(row, dict):
         return None
-    return vast_machines.machine(row, port=port, tls=tls, asked_to_stop=asked_to_stop)
+    return vast_machines.machine(row, port=port, asked_to_stop=asked_to_stop)
 
 
 def _number(remote_id: str) -> int:

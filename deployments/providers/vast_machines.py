@@ -27,7 +27,7 @@ _PUBLIC = ("REGIA_MODEL", "REGIA_SERVED_NAME", "REGIA_REVISION", "REGIA_CONTEXT"
 _SHORTEST_SECRET = 6
 
 
-def machine(row: Row, *, port: int, tls: bool, asked_to_stop: Collection[str] = ()) -> Machine | None:
+def machine(row: Row, *, port: int, asked_to_stop: Collection[str] = ()) -> Machine | None:
     """One row of the list; None only without an id, when it cannot be named at all.
 
     `asked_to_stop` holds the ids that we stopped ourselves. A row does not tell a bid that was stopped from
@@ -43,7 +43,8 @@ def machine(row: Row, *, port: int, tls: bool, asked_to_stop: Collection[str] = 
         bare,
         status=status,
         created_at=moment(row.get("start_date")),
-        endpoint_url=_address(row, port=port, tls=tls) if status is MachineStatus.RUNNING else None,
+        endpoint_url=_address(row, port=port) if status is MachineStatus.RUNNING else None,
+        own_door=True,
         country=_country(row),
         data_center=text(row.get("geolocation")),
         usd_per_hour=_usd_per_hour(row, status),
@@ -99,7 +100,7 @@ def _cannot_start(row: Row) -> bool:
     return "oci runtime create failed" in said or ("docker" in said and "error" in said)
 
 
-def _address(row: Row, *, port: int, tls: bool) -> str | None:
+def _address(row: Row, *, port: int) -> str | None:
     """Where the host maps our port: only a running machine's mapping is alive."""
     ports = row.get("ports")
     bindings = ports.get(f"{port}/tcp") if isinstance(ports, dict) else None
@@ -111,7 +112,7 @@ def _address(row: Row, *, port: int, tls: bool) -> str | None:
         mapped = identity(binding.get("HostPort")) if isinstance(binding, dict) else ""
         if mapped and 0 < int(mapped) < 65536:
             name = f"[{host}]" if host.version == 6 else str(host)
-            return f"{'https' if tls else 'http'}://{name}:{int(mapped)}"
+            return f"https://{name}:{int(mapped)}"
     return None
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from regia_machine import children
 from regia_machine.environment import Settings
 from regia_machine.exits import Ending, Exit
+from regia_machine.files import write_secret
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "nginx.conf.template"
 START_SECONDS = 10.0
@@ -105,9 +106,9 @@ class Door:
         (self._folder / "temp" / "body").mkdir(exist_ok=True, mode=0o500)
         tls = self._settings.tls
         if tls is not None:
-            _write_secret(self._folder / "door.key", tls.key_pem)
-            _write_secret(self._folder / "door.crt", tls.certificate_pem)
-        _write_secret(self._folder / "nginx.conf", self._render())
+            write_secret(self._folder / "door.key", tls.key_pem)
+            write_secret(self._folder / "door.crt", tls.certificate_pem)
+        write_secret(self._folder / "nginx.conf", self._render())
 
     def _render(self) -> str:
         settings, text = self._settings, TEMPLATE.read_text()
@@ -213,15 +214,6 @@ def _last(text: str) -> str:
 def _to_stderr(line: str) -> None:
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Whole or not at all, and readable to nobody else from the first moment on."""
-    draft = path.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)
 
 
 # -- the system ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from regia_machine.environment import Settings
+from regia_machine.environment import Outline, Settings
 
 PATIENCE = 600.0
 """Seconds for which the end is asked for."""
@@ -50,11 +50,11 @@ class Call:
 # -- the mark -----------------------------------------------------------------------------------
 
 
-def mark(state_dir: Path) -> None:
-    """This machine has ended. On disk when this returns; raises OSError."""
+def mark(state_dir: Path, why: str = "The lease lapsed.") -> None:
+    """This machine has ended, says the sentence `why`. On disk when this returns; raises OSError."""
     state_dir.mkdir(parents=True, exist_ok=True)
     with (state_dir / _MARK).open("w") as file:
-        file.write("The lease lapsed.\n")
+        file.write(why + "\n")
         file.flush()
         os.fsync(file.fileno())
     folder = os.open(state_dir, os.O_RDONLY)
@@ -72,7 +72,7 @@ def is_marked(state_dir: Path) -> bool:
 
 
 def end(
-    settings: Settings,
+    settings: Settings | Outline,
     environ: Mapping[str, str],
     *,
     say: Callable[[str], None],
@@ -97,7 +97,7 @@ def end(
     return True
 
 
-def calls_of(settings: Settings, environ: Mapping[str, str]) -> tuple[Call, ...]:
+def calls_of(settings: Settings | Outline, environ: Mapping[str, str]) -> tuple[Call, ...]:
     """The ways to end this machine, best first; none where the provider gave it no id or no key of its own."""
     if _knows(environ, "CONTAINER_ID", "CONTAINER_API_KEY"):
         return _vast(settings.vast_url, environ["CONTAINER_ID"], environ["CONTAINER_API_KEY"])

@@ -13,10 +13,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from regia_machine import children, ending, environment, fitness, init, models, starts, weights
+from regia_machine import (
+    children,
+    ending,
+    environment,
+    fitness,
+    init,
+    kept_keys,
+    models,
+    starts,
+    telling,
+    weights,
+)  # fmt: skip
 from regia_machine.door import Door
 from regia_machine.engine import Engine
-from regia_machine.environment import Settings
+from regia_machine.environment import Outline, Settings
 from regia_machine.exits import Ending, Exit, Unfit
 from regia_machine.models import Model
 from regia_machine.report import Report
@@ -43,8 +54,9 @@ class Asked:
 class Lease(Watchdog):
     """The watchdog, which also ends the count of starts when the panel speaks."""
 
-    def __init__(self, settings: Settings, **callbacks: Any) -> None:
+    def __init__(self, settings: Settings, *, keys: int, **callbacks: Any) -> None:
         super().__init__(settings, **callbacks)
+        self._keys = keys
         self._state_dir = settings.state_dir
 
     def renew(self, renewal: Renewal) -> dict[str, Any] | None:
@@ -63,6 +75,9 @@ class Machine:
         self._report = report
         self._asked = asked
         self.is_serving = False
+        self.keys = kept_keys.read(settings.state_dir, settings.api_key)
+        """Those that open its door: what it was ordered with, or what the panel has made of that since."""
+        report.hide(self.keys)
         self._lapsed = threading.Event()
         self._engine = Engine(settings, report)
         self._door = Door(settings, report.pass_on)
@@ -107,7 +122,7 @@ class Machine:
             _attempt(self._watchdog.close, self._report)
 
     def _open(self) -> None:
-        self._door.start((self._settings.api_key,))
+        self._door.start(self.keys)
         self.is_serving = True
         if self._watchdog is not None:
             self._watchdog.serving()
@@ -116,6 +131,7 @@ class Machine:
     def _lease(self, started_at: float) -> Watchdog:
         return Lease(
             self._settings,
+            keys=len(self.keys),
             on_keys=self._change_keys,
             on_draining=self._drain,
             on_lapse=self._lapsed.set,
@@ -131,6 +147,12 @@ class Machine:
     def _change_keys(self, keys: Sequence[str]) -> None:
         self._report.hide(keys)
         self._door.set_keys(keys)
+        self.keys = tuple(keys)
+        try:
+            kept_keys.keep(self._settings.state_dir, self._settings.api_key, keys)
+        except OSError as e:
+            # Its disk is full. Started again it knows its first key alone, and the panel tells it anew.
+            self._report.pass_on(f"The keys cannot be kept: {e.strerror}.")
 
     def _drain(self, on: bool) -> None:  # noqa: FBT001 - the watchdog's callback
         """The lease lapsed; or it was renewed after all."""
@@ -183,6 +205,8 @@ def _run(environ: Mapping[str, str], report: Report, asked: Asked, started_at: f
         settings = environment.read(environ)
         _make_folders(settings)
     except Unfit as e:
+        outline = environment.outline(environ)
+        _tell(e, outline, _keys(outline), environ, report, asked)
         return e
     report.hide(settings.secrets)
     if ending.is_marked(settings.state_dir):
@@ -197,7 +221,19 @@ def _run(environ: Mapping[str, str], report: Report, asked: Asked, started_at: f
     machine.close(why)
     if why.code == Exit.LEASE:
         _end_at_provider(settings, environ, report)
+    _tell(why, environment.outline(environ), machine.keys, environ, report, asked)
     return why
+
+
+def _keys(outline: Outline | None) -> tuple[str, ...]:
+    return kept_keys.read(outline.state_dir, outline.api_key) if outline else ()
+
+
+def _tell(
+    why: Ending, outline: Outline | None, keys: Sequence[str], environ: Mapping[str, str], report: Report, asked: Asked
+) -> None:  # fmt: skip
+    report.hide(keys)
+    _attempt(lambda: telling.tell(why, outline, keys, environ, report, lambda: asked.yes), report)
 
 
 def _why(machine: Machine, report: Report) -> Ending:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from regia_machine.tls import Tls
 
 LEASE_SECONDS = range(300, 604_800 + 1)
 DRAIN_SECONDS = range(3600 + 1)
+TELL_SECONDS = range(3600 + 1)
 _CONTEXT = range(256, 1_048_576 + 1)
 _SEQUENCES = range(1, 1024 + 1)
 _PORTS = range(1, 65_535 + 1)
@@ -33,6 +34,21 @@ _CUDA = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 """Shorter values are switches, and masking them would riddle the output with stars."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a machine has to know to say that it failed, and to be ended."""
+
+    api_key: str = field(repr=False)
+    port: int
+    tls: Tls | None
+    has_lease: bool
+    tell_seconds: int
+    """How long it waits for the panel to hear of a failure; 0: not at all."""
+    vast_url: str
+    runpod_url: str
+    state_dir: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +104,8 @@ def read(environ: Mapping[str, str]) -> Settings:
     port = _port(environ)
     health_port = _health_port(environ, port)
     engine_port, lease_port = _free_ports(taken=(port, health_port))
-    pair = tls.read(environ) if _choice(environ, "REGIA_DOOR", ("tls", "plain")) == "tls" else None
+    pair = _door(environ)
+    _tell(environ)
     return Settings(
         model=model,
         revision=_revision(environ, model),
@@ -96,7 +113,7 @@ def read(environ: Mapping[str, str]) -> Settings:
             environ, "REGIA_SERVED_NAME", _NAME, "the model's name in the API, such as qwen3-4b"
         ),
         context=_number(environ, "REGIA_CONTEXT", _CONTEXT),
-        api_key=_matching(environ, "REGIA_API_KEY", _KEY, "a key of 16 to 200 letters, digits, _ and -"),
+        api_key=_api_key(environ),
         port=port,
         health_port=health_port,
         health_path=_optional(
@@ -112,10 +129,10 @@ def read(environ: Mapping[str, str]) -> Settings:
         extra_arguments=arguments.read(environ.get("REGIA_EXTRA_ARGS", "")),
         lease_seconds=_lease(environ),
         drain_seconds=_number(environ, "REGIA_DRAIN_SECONDS", DRAIN_SECONDS, default=120),
-        vast_url=_url(environ, "REGIA_VAST_URL", default="https://console.vast.ai"),
-        runpod_url=_url(environ, "REGIA_RUNPOD_URL", default="https://api.runpod.io"),
+        vast_url=_vast_url(environ),
+        runpod_url=_runpod_url(environ),
         run_dir=_folder(environ, "REGIA_RUN_DIR", default="/dev/shm/regia"),  # noqa: S108
-        state_dir=_folder(environ, "REGIA_STATE_DIR", default="/var/lib/regia"),
+        state_dir=_state_dir(environ),
         weights_dir=_folder(environ, "REGIA_WEIGHTS_DIR", default="/opt/regia/models"),
         engine_command=_engine_command(environ),
         checks=_choice(environ, "REGIA_CHECKS", ("on", "off")) == "on",
@@ -126,6 +143,31 @@ def read(environ: Mapping[str, str]) -> Settings:
         lease_port=lease_port,
         secrets=secrets_of(environ, pair),
     )
+
+
+def outline(environ: Mapping[str, str]) -> Outline | None:
+    """What of it can be read, whatever else is wrong; None when port, key or door cannot."""
+    try:
+        return Outline(
+            api_key=_api_key(environ),
+            port=_port(environ),
+            tls=_door(environ),
+            has_lease=environ.get("REGIA_LEASE_SECONDS", "").strip() != "0",
+            tell_seconds=_sound(_tell, environ),
+            vast_url=_sound(_vast_url, environ),
+            runpod_url=_sound(_runpod_url, environ),
+            state_dir=_sound(_state_dir, environ),
+        )
+    except Unfit:
+        return None
+
+
+def _sound[T](reader: Callable[[Mapping[str, str]], T], environ: Mapping[str, str]) -> T:
+    """What it reads, or its default where that is wrong."""
+    try:
+        return reader(environ)
+    except Unfit:
+        return reader({})
 
 
 def is_secret(name: str) -> bool:
@@ -168,6 +210,30 @@ def _port(environ: Mapping[str, str]) -> int:
     if environ.get("REGIA_PORT", "").strip():
         return _number(environ, "REGIA_PORT", _PORTS)
     return _number(environ, "PORT", _PORTS, default=8000)
+
+
+def _api_key(environ: Mapping[str, str]) -> str:
+    return _matching(environ, "REGIA_API_KEY", _KEY, "a key of 16 to 200 letters, digits, _ and -")
+
+
+def _door(environ: Mapping[str, str]) -> Tls | None:
+    return tls.read(environ) if _choice(environ, "REGIA_DOOR", ("tls", "plain")) == "tls" else None
+
+
+def _tell(environ: Mapping[str, str]) -> int:
+    return _number(environ, "REGIA_TELL_SECONDS", TELL_SECONDS, default=600)
+
+
+def _vast_url(environ: Mapping[str, str]) -> str:
+    return _url(environ, "REGIA_VAST_URL", default="https://console.vast.ai")
+
+
+def _runpod_url(environ: Mapping[str, str]) -> str:
+    return _url(environ, "REGIA_RUNPOD_URL", default="https://api.runpod.io")
+
+
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    return _folder(environ, "REGIA_STATE_DIR", default="/var/lib/regia")
 
 
 def _health_port(environ: Mapping[str, str], port: int) -> int | None:

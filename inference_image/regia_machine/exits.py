@@ -26,7 +26,11 @@ class Exit(IntEnum):
     LEASE = 74
     """Nobody renewed the lease."""
     ENDED_BEFORE = 75
-    """The lease lapsed in an earlier run, and the container was started again."""
+    """An earlier run had the provider end this machine, and the container was started again."""
+
+
+FAILURES = frozenset(range(Exit.ENVIRONMENT, Exit.DOOR + 1))
+"""What the panel is to hear of: the machine failed, and nobody wanted its end."""
 
 
 class Ending(Exception):

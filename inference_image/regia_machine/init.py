@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -23,6 +24,8 @@ _KILLED = 128
 
 def run(work: Callable[[], int]) -> int:
     """Do the work in a child process; returns its exit code. The work begins with ASKING blocked."""
+    # A core dump would put what is in memory, prompts among it, on the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Orphans come to process 1 of a container by themselves; under another init they have to be asked for.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     # Blocked until there is somebody to hear them, here and there.

@@ -98,8 +98,13 @@ def shortened(text: str) -> str:
     return text if len(text) <= CAUSE_LENGTH else f"… {text[-CAUSE_LENGTH:]}"
 
 
+def one_line(text: str) -> str:
+    """Without what moves a cursor or ends a line."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _quoted(value: str) -> str:
-    printable = "".join(c if c.isprintable() else " " for c in value)
+    printable = one_line(value)
     if re.fullmatch(r'[^\s"\\]+', printable):
         return printable
     return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'

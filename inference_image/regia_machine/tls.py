@@ -53,18 +53,31 @@ def _pem(label: str, name: str, text: str) -> str:
     return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"
 
 
-def _check_pair(key: str, certificate: str) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def context(pair: Tls) -> ssl.SSLContext:
+    """A server's, as strict as the door's own."""
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    found.minimum_version = ssl.TLSVersion.TLSv1_2
+    found.options |= ssl.OP_NO_TICKET
+    _load(found, pair.key_pem, pair.certificate_pem)
+    return found
+
+
+def _load(context: ssl.SSLContext, key: str, certificate: str) -> None:
     # OpenSSL reads files only; this one is in memory and has no name.
     held = os.memfd_create("regia-tls")
     try:
         os.write(held, (key + certificate).encode())
         context.load_cert_chain(f"/proc/self/fd/{held}")
+    finally:
+        os.close(held)
+
+
+def _check_pair(key: str, certificate: str) -> None:
+    try:
+        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), key, certificate)
     except (ssl.SSLError, ValueError):
         raise Unfit(
             Exit.ENVIRONMENT,
             f"{KEY} and {PIECES[0]} to _4 are no pair: "
             "give a PKCS#8 key and the certificate that was made with it, both as base64 of their DER form.",
         ) from None
-    finally:
-        os.close(held)

@@ -10,6 +10,7 @@ from deployments import crash
 from deployments.models.account import ADAPTERS
 from panel.celery import app
 from tests import factories
+from tests.deployments import door as doors
 from tests.deployments.endpoint import Endpoint
 from tests.deployments.local_world import LocalWorld
 from tests.deployments.world import Bells, CloudWorld, brisk
@@ -23,6 +24,19 @@ def endpoint() -> Iterator[Endpoint]:
     server = Endpoint()
     yield server
     server.close()
+
+
+@pytest.fixture
+def on_this_computer(settings) -> None:
+    """Machines may stand at this computer's own addresses."""
+    settings.ALLOW_INSECURE_ENDPOINTS = True
+
+
+@pytest.fixture
+def door() -> Iterator[doors.Door]:
+    """Of a machine, in the clear."""
+    with doors.opened() as running:
+        yield running
 
 
 @pytest.fixture

@@ -37,11 +37,16 @@ class Door:
         self.birth = key
         self.keys = [key]
         self.state = "serving"
+        self.failed: dict[str, Any] | None = None
+        """What it tells of its failure, once it has failed."""
         self.leases: list[dict[str, Any]] = []
         self.refused = self.asked = 0
         self.answer: tuple[int, bytes] | None = None
         """Instead of the truth, to PUT /lease."""
         self.pause = 0.0
+        self.may_answer = threading.Event()
+        """Until it is set, a lease's answer is held back, for four seconds at the most."""
+        self.may_answer.set()
         self.taken = threading.Event()
         """A lease was asked for."""
         self.tokens = 3
@@ -72,7 +77,10 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             door.asked += 1
-            if self.path == "/health" or self._opens():
+            if door.failed is not None:
+                failed = self.path == "/health"
+                self._say(503 if failed else 404, b'{"state":"failed"}' if failed else b"{}")
+            elif self.path == "/health" or self._opens():
                 self._say(200, b"{}")
 
         def do_PUT(self) -> None:
@@ -80,9 +88,14 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             door.taken.set()
             time.sleep(door.pause)
+            door.may_answer.wait(4)
             if self.path != "/lease" or door.answer:
                 self._say(*(door.answer or (404, b"")))
-            elif self._opens():
+            elif not self._opens():
+                pass
+            elif door.failed is not None:
+                self._say(200, json.dumps({"state": "failed", **door.failed}).encode())
+            else:
                 door.leases.append(body)
                 door.keys = body.get("keys", door.keys)
                 told = {"expires_in": body["seconds"], "state": door.state, "keys": len(door.keys)}

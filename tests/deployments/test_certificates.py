@@ -26,24 +26,22 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from deployments import certificates
+from deployments import certificates, observe
 from deployments.models import Deployment, Instance
 from deployments.monitoring import connection, probe
 from deployments.playground import upstream
 from deployments.providers import runpod_orders, vast_order
+from deployments.providers.base import Machine as ListedMachine
+from deployments.providers.base import MachineStatus
 from tests import factories
 from tests.deployments.door import BIRTH, Door, fresh, machine, opened, ordered, server_context
 from tests.playground import sse
 
+pytestmark = pytest.mark.usefixtures("on_this_computer")
 IMAGE = Path(__file__).resolve().parents[2] / "inference_image"
 MACHINE = uuid4()
 PAIR = certificates.make(MACHINE, now=timezone.now())
 PIN = certificates.Pin(PAIR.certificate, certificates.name_of(MACHINE))
-
-
-@pytest.fixture(autouse=True)
-def _on_this_computer(settings) -> None:
-    settings.ALLOW_INSECURE_ENDPOINTS = True
 
 
 @pytest.fixture
@@ -89,6 +87,24 @@ def test_a_context_is_made_once_for_each_certificate() -> None:
     assert PIN.context is certificates.Pin(PIN.certificate, "another.machine.invalid").context
     other = certificates.make(uuid4(), now=timezone.now())
     assert certificates.Pin(other.certificate, "x").context is not PIN.context
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("was", [True, False])
+def test_its_address_speaks_tls_as_it_was_ordered_whatever_the_setting_says_today(
+    settings, was: bool
+) -> None:
+    settings.INFERENCE_IMAGE_TLS = was
+    made, _ = ordered("vast")
+    settings.INFERENCE_IMAGE_TLS = not was
+    listed = ListedMachine(
+        "1", made.label, MachineStatus.RUNNING, endpoint_url="https://192.0.2.1:9", own_door=True
+    )
+    assert observe._facts(made, listed, [])["endpoint_url"] == f"http{'s' if was else ''}://192.0.2.1:9"
+    proxied = replace(listed, own_door=False)
+    assert observe._facts(made, proxied, [])["endpoint_url"] == "https://192.0.2.1:9"
+    nowhere = replace(listed, endpoint_url=None)
+    assert observe._facts(made, nowhere, [])["endpoint_url"] == ""
 
 
 @pytest.mark.django_db

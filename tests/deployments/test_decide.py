@@ -61,6 +61,18 @@ TABLE = [
     ("a phase is not left backwards", RUN, seen(State.WARMING, observed=M.PULLING), []),
     ("stuck", RUN, seen(State.PULLING, observed=M.PULLING, since=NOW - timedelta(minutes=31)), ["BeginFail"]),
     ("exited while loading", RUN, seen(State.LOADING, observed=M.EXITED), ["BeginFail"]),
+    ("loading, and it says why it failed", RUN, seen(State.LOADING, observed=M.RUNNING, failure="code 70: x"), ["BeginFail"]),
+    ("provisioning, and it says why it failed", RUN, seen(State.PROVISIONING, observed=M.PENDING, failure="code 66: x"), ["BeginFail"]),
+    ("ready, and it says why it failed", RUN, seen(State.READY, observed=M.RUNNING, endpoint=True, failure="code 71: x"), ["BeginFail"]),
+    ("ready, it said why it failed, and exited", RUN, seen(State.READY, observed=M.EXITED, endpoint=True, failure="code 71: x"), ["BeginFail"]),
+    ("degraded, and it says why it failed", RUN, seen(State.DEGRADED, observed=M.RUNNING, endpoint=True, failure="code 71: x"), ["BeginFail"]),
+    ("unknown, and it says why it failed", RUN, seen(State.UNKNOWN, remote_id="m1", observed=M.RUNNING, failure="code 70: x"), ["BeginFail"]),
+    ("failed, and not wanted", STOP, seen(State.READY, observed=M.RUNNING, endpoint=True, failure="code 71: x"), ["Stop"]),
+    ("failed, terminate", END, seen(State.READY, observed=M.RUNNING, endpoint=True, failure="code 71: x"), ["BeginEnd"]),
+    ("stopped, its failure is of a former life", RUN, seen(State.STOPPED, observed=M.STOPPED, failure="code 71: x"), ["Start"]),
+    ("outbid, its failure is of a former life", RUN, seen(State.OUTBID, observed=M.OUTBID, failure="code 71: x"), []),
+    ("terminating, its failure changes nothing", RUN, seen(State.TERMINATING, end_tried_at=NOW, failure="code 71: x"), []),
+    ("adopted, and it says why it failed", RUN, seen(State.LOADING, observed=M.RUNNING, adopted=True, failure="code 70: x"), []),
     ("starting, terminate", END, seen(State.PULLING, observed=M.PULLING), ["BeginEnd"]),
     ("starting, stop", STOP, seen(State.LOADING, observed=M.RUNNING), ["Stop"]),
     ("ready", RUN, seen(State.READY, observed=M.RUNNING, endpoint=True, probe_ok=True), []),
@@ -147,6 +159,11 @@ TABLE = [
 @pytest.mark.parametrize(("what", "desired", "instance", "expected"), TABLE, ids=[row[0] for row in TABLE])
 def test_each_situation_has_its_act(what, desired, instance, expected) -> None:
     assert names(decide(Wanted(desired), [instance], now=NOW)) == expected
+
+
+def test_a_failure_is_the_reason_that_is_given() -> None:
+    failed = seen(State.LOADING, observed=M.EXITED, failure="code 70: It died.")
+    assert decide(Wanted(RUN), [failed], now=NOW).actions == (d.BeginFail(failed.id, "code 70: It died."),)
 
 
 HALTS = [
@@ -294,16 +311,17 @@ def test_a_late_machine_does_not_supersede_the_one_that_serves() -> None:
         {name: st.booleans() for name in ("outdated", "adopted", "held", "mend_wanted")}
     ),
     drift=st.sampled_from(["", "scaled to 0"]),
+    failure=st.sampled_from(["", "code 70: x"]),
     policy=st.sampled_from(["wait", "raise", "move"]),
 )
 def test_every_decision_is_a_way_that_the_lifecycle_knows(
-    desired, state, observed, missing, remote, sent, ok, budget, age, odd, drift, policy
+    desired, state, observed, missing, remote, sent, ok, budget, age, odd, drift, failure, policy
 ) -> None:
     at = NOW - age * S
     i = Seen(
         id=uuid4(), state=state, since=at, create_sent_at=at if sent else None, remote_id=remote,
         observed=observed, missing_lists=missing, probe_ok=ok, end_tried_at=at, stop_asked_at=at,
-        drift=drift, **odd,
+        drift=drift, failure=failure, **odd,
     )  # fmt: skip
     for action in decide(Wanted(desired, budget_stop=budget, bid_policy=policy), [i], now=NOW).actions:
         to = {

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -31,20 +30,9 @@ from tests.deployments.door import Door, fresh, machine
 from tests.deployments.world import CloudWorld, run_threads
 from tests.providers.fakecloud import fake_quote
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("on_this_computer")]
 START = timezone.now().replace(microsecond=0)
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(autouse=True)
-def _on_this_computer(settings) -> None:
-    settings.ALLOW_INSECURE_ENDPOINTS = True
-
-
-@pytest.fixture
-def door() -> Iterator[Door]:
-    with doors.opened() as running:
-        yield running
 
 
 def renew(at: datetime = START) -> int:

@@ -36,6 +36,7 @@ IMAGE = Path(__file__).resolve().parents[2] / "inference_image"
         ("[2026-11-24 12:00:00] regia phase=warming", "warming", {}),
         ('regia exit code=70 cause="the engine died: \\"no\\" \\\\ more"', "exit", {"code": "70", "cause": 'the engine died: "no" \\ more'}),
         ('regia exit code=0 cause=""', "exit", {"code": "0", "cause": ""}),
+        ('regia phase=failed code=70 cause="it died"', "failed", {"code": "70", "cause": "it died"}),
         ("regia phase=somethingnew a=1", "somethingnew", {"a": "1"}),
         # What cannot be read is left out, and what came before it is kept.
         ('regia phase=loading seconds=10 cause="never closed', "loading", {"seconds": "10"}),
@@ -103,6 +104,7 @@ def test_a_line_without_end_costs_nothing() -> None:
         ("regia phase=ending", "Ending itself"),
         ("regia phase=resting seconds=3", "Resting for 3 s"),
         ('regia exit code=70 cause="out of memory"', "Ended with code 70: out of memory"),
+        ('regia phase=failed code=70 cause="out of memory"', "Failed with code 70: out of memory"),
         ("regia exit", "Ended"),
     ],
 )  # fmt: skip
@@ -137,5 +139,16 @@ def test_the_log_of_a_machine_says_how_far_it_is(client: Client, monkeypatch) ->
 
 
 def test_it_knows_every_phase_of_the_image() -> None:
-    named = {"checking", "downloading", "loading", "warming", "ready", "draining", "ending", "exited", "exit"}
+    named = {
+        "checking",
+        "downloading",
+        "loading",
+        "warming",
+        "ready",
+        "draining",
+        "ending",
+        "failed",
+        "exited",
+        "exit",
+    }
     assert set(progress._WORDS) == named

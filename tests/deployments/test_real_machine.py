@@ -26,17 +26,16 @@ from deployments.providers.base import Order
 from tests import factories
 from tests.deployments.door import fresh, ordered
 from tests.image.conftest import folder
-from tests.image.doors import STAND_IN
-from tests.image.running import Running, free_port, running, variables
+from tests.image.doors import STAND_IN, wait_for_port
+from tests.image.running import Running, engine_command, free_port, running, variables
 
 __all__ = ["folder"]
-pytestmark = [pytest.mark.image, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.image,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("on_this_computer"),
+]
 WISH = {"model": "stand-in", "stream": True, "max_tokens": 40, "pause_seconds": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def _on_this_computer(settings) -> None:
-    settings.ALLOW_INSECURE_ENDPOINTS = True
 
 
 @contextmanager
@@ -109,9 +108,35 @@ def test_a_key_changes_under_an_open_stream_and_after_a_start_it_is_told_again(f
         with pytest.raises(upstream.EngineRefused, match="did not accept"):
             asyncio.run(chat(old, lambda: None))
     with started(folder, order, port):
+        assert asyncio.run(chat(fresh(made), lambda: None)).count(b"data: {") == 40, "it kept its key"
+    (folder / "state" / "keys").unlink()
+    with started(folder, order, port):
         with pytest.raises(upstream.EngineRefused, match="did not accept"):
             asyncio.run(chat(fresh(made), lambda: None))
         Instance.objects.update(next_lease_at=None)
         renew(begin + timedelta(minutes=2))
         assert (fresh(made).lease_detail, fresh(made).lease_failures) == ("", 0)
         assert asyncio.run(chat(fresh(made), lambda: None)).count(b"data: {") == 40
+
+
+def test_a_machine_that_fails_as_it_starts_tells_the_panel_why_and_exits(folder: Path) -> None:
+    made, order = ordered("vast")
+    port = free_port()
+    own = {
+        "REGIA_PORT": str(port), "REGIA_CHECKS": "off", "REGIA_TELL_SECONDS": "60",
+        "REGIA_ENGINE_COMMAND": engine_command("--die-loading", 5),
+    }  # fmt: skip
+    with running(folder, {**variables(folder), **order.container_environment(), **own}) as machine:
+        machine.wait_for("failed")
+        wait_for_port(port)
+        at(port, made)
+        Instance.objects.update(state=State.LOADING, next_lease_at=timezone.now() + lease.INTERVAL)
+        now = timezone.now()
+        probe.probe_due(clock=lambda: now)
+        row = fresh(made)
+        assert (row.probe_detail, row.next_lease_at) == ("the machine says that it failed", now)
+        renew(now)
+        assert machine.end(seconds=10).values["code"] == "70"
+    failure = fresh(made).told_failure
+    assert failure.startswith("code 70: The engine ended with exit code 5.")
+    assert "cannot load this model" in failure

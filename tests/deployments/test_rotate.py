@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -30,20 +29,9 @@ from tests import factories
 from tests.deployments import door as doors
 from tests.deployments.door import BIRTH, Door, fresh, machine, server_context
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("on_this_computer")]
 START = timezone.now().replace(microsecond=0)
 STEP = timedelta(seconds=5)
-
-
-@pytest.fixture(autouse=True)
-def _on_this_computer(settings) -> None:
-    settings.ALLOW_INSECURE_ENDPOINTS = True
-
-
-@pytest.fixture
-def door() -> Iterator[Door]:
-    with doors.opened() as running:
-        yield running
 
 
 @pytest.fixture

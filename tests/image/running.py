@@ -128,6 +128,7 @@ def variables(folder: Path, **changes: str) -> dict[str, str]:
         "REGIA_DOOR": "plain",
         "REGIA_PORT": str(free_port()),
         "REGIA_DRAIN_SECONDS": "5",
+        "REGIA_TELL_SECONDS": "0",
         "REGIA_RUN_DIR": str(folder / "run"),
         "REGIA_STATE_DIR": str(folder / "state"),
         "REGIA_WEIGHTS_DIR": str(folder / "baked"),
@@ -168,6 +169,16 @@ def running(
                 process.kill()
                 process.wait()
         machine.listener.join(timeout=5)
+
+
+def soon_gone(pid: int, *, seconds: float = 10) -> bool:
+    """Whether it ends within this. A kill is only asked for: the kernel carries it out when it comes to it."""
+    deadline = time.monotonic() + seconds
+    while is_alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def is_alive(pid: int) -> bool:

@@ -17,7 +17,7 @@ from regia_machine.environment import Settings
 from regia_machine.exits import Ending, Exit
 from regia_machine.report import Report
 
-from tests.image.running import KEY, engine_command, is_alive, variables
+from tests.image.running import KEY, engine_command, is_alive, soon_gone, variables
 
 
 @pytest.fixture
@@ -280,7 +280,4 @@ def test_an_engine_dies_with_the_process_that_started_it(tmp_path):
     process.kill()
     process.wait()
 
-    deadline = time.monotonic() + 5
-    while is_alive(engine_pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_alive(engine_pid)
+    assert soon_gone(engine_pid)

@@ -22,10 +22,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.image.provider import Provider
 from tests.image.running import KEY, PROGRESS, Running, engine_command, is_alive, running, variables
 from tests.image.test_environment import pair
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+pytestmark = pytest.mark.image
 
 _SHORT_LEASE = """\
 import sys
@@ -388,35 +389,6 @@ def test_as_process_1_it_reaps_orphans_and_hears_signals(tmp_path):
 
 
 # -- the lease ----------------------------------------------------------------------------------
-
-
-class Provider:
-    """Takes a request to end a machine, and keeps it."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, str]] = []
-        provider = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_DELETE(self) -> None:
-                provider.asked.append((self.command, self.path, self.headers["Authorization"]))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    def __enter__(self) -> Provider:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def leased(

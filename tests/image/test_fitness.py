@@ -18,7 +18,7 @@ from regia_machine import environment, fitness, models
 from regia_machine.environment import Settings
 from regia_machine.exits import Ending, Exit, Unfit
 
-from tests.image.running import COMMIT, free_port, is_alive, running, variables
+from tests.image.running import COMMIT, free_port, running, soon_gone, variables
 
 AWQ, BF16, FP8 = (models.known(name) for name in ("Qwen/Qwen3-4B-AWQ", "Qwen/Qwen3-4B", "Qwen/Qwen3-4B-FP8"))
 RTX_4090 = "NVIDIA GeForce RTX 4090, 24564, 8.9"
@@ -119,7 +119,7 @@ def test_a_driver_that_hangs_is_given_up_and_nothing_of_it_is_left(smi, ordered,
     assert told.code == Exit.GPU
     assert "within 0.5 seconds" in told.cause
     assert time.monotonic() - began < 5
-    assert not is_alive(int((tmp_path / "pid").read_text()))
+    assert soon_gone(int((tmp_path / "pid").read_text()))
 
 
 def test_a_stop_is_heard_while_the_driver_hangs(smi, ordered):

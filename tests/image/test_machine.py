@@ -151,7 +151,9 @@ def test_the_panel_reaches_it_through_its_pinned_door_and_nobody_else(folder: Pa
         assert found.ask("POST", "/invocations").status == 404
 
 
-def test_nothing_said_and_no_key_is_ever_printed_or_kept_in_a_file(folder: Path) -> None:
+def test_nothing_said_is_ever_printed_or_kept_and_no_key_but_where_the_machine_keeps_its_own(
+    folder: Path,
+) -> None:
     since = time.time() - 1
     with ready(folder) as found:
         text = (MARKER + "x" * 1000) * 4000
@@ -170,7 +172,9 @@ def test_nothing_said_and_no_key_is_ever_printed_or_kept_in_a_file(folder: Path)
         found.running.end()
         said = found.running.output
     assert files_with(MARKER, folder, since) == []
-    assert files_with(KEY, folder, since) == [folder / "run" / "door" / "nginx.conf"]
+    own = {folder / "run" / "door" / "nginx.conf", folder / "state" / "keys"}
+    assert set(files_with(KEY, folder, since)) == own
+    assert {path.stat().st_mode & 0o777 for path in own} == {0o600}
     private = found.environ["REGIA_TLS_KEY"]
     for secret in (MARKER, KEY, SECOND, private, private[:60], found.environ["REGIA_TLS_CERT_1"]):
         assert secret not in said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import signal
 import stat
 import sys
@@ -243,7 +242,7 @@ def order(folder: Path, hub: Hub, **changes: str) -> dict[str, str]:
     )  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+@pytest.mark.image
 def test_the_engine_is_given_the_downloaded_folder_and_is_offline(tmp_path):
     with Hub() as hub, running(tmp_path, order(tmp_path, hub)) as machine:
         machine.wait_for("ready")

@@ -265,10 +265,11 @@ def test_where_it_really_stands_is_read_back(emulator: Vast, provider: VastProvi
     assert found(provider, label)[0].country is None
 
 
-def test_the_door_that_speaks_tls_is_addressed_so(emulator: Vast) -> None:
-    provider = adapter(emulator.url, tls=True)
+def test_its_address_is_the_doors_own(provider: VastProvider) -> None:
     label, _ = rent(provider)
-    assert str(found(provider, label)[0].endpoint_url).startswith("https://127.0.0.1:")
+    machine = found(provider, label)[0]
+    assert machine.own_door
+    assert str(machine.endpoint_url).startswith("https://127.0.0.1:")
 
 
 def test_machines_of_another_account_are_not_listed_and_not_touched(provider: VastProvider) -> None:
@@ -412,9 +413,7 @@ def test_it_is_no_serverless_provider(provider: VastProvider) -> None:
 
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(emulator: Vast) -> None:
     for key in ("with space", "ключ", "line\nbreak"):
-        provider = VastProvider(
-            Secret(key), address=emulator.url, tls=False, disk_gb=40, port=8000, traffic_gb=50
-        )
+        provider = VastProvider(Secret(key), address=emulator.url, disk_gb=40, port=8000, traffic_gb=50)
         with pytest.raises(Unauthorized) as refused:
             provider.list_machines()
         assert key not in str(refused.value)

@@ -157,7 +157,7 @@ def test_the_sample_row_is_a_running_machine() -> None:
     sample = row(
         ports={"8000/tcp": [{"HostIp": "192.0.2.1", "HostPort": "41234"}]}, public_ipaddr=" 192.0.2.45\n"
     )
-    found = vast_machines.machine(sample, port=8000, tls=True)
+    found = vast_machines.machine(sample, port=8000)
     assert found
     assert (found.remote_id, found.label) == ("312", "ML Training Job 2025")
     assert found.status is MachineStatus.RUNNING
@@ -230,10 +230,10 @@ def test_a_container_that_cannot_be_made_has_ended(said: str) -> None:
 
 def test_what_is_held_bills_its_disk_alone() -> None:
     held = row(actual_status="stopped", intended_status="stopped", cur_state="stopped", next_state="stopped")
-    found = vast_machines.machine(held, port=8000, tls=True)
+    found = vast_machines.machine(held, port=8000)
     assert found
     assert found.usd_per_hour == Decimal("0.0021")
-    bid = vast_machines.machine({**held, "is_bid": True, "storage_cost": None}, port=8000, tls=True)
+    bid = vast_machines.machine({**held, "is_bid": True, "storage_cost": None}, port=8000)
     assert bid
     assert bid.status is MachineStatus.OUTBID
     assert bid.usd_per_hour == Decimal("0.0021")  # storage_total_cost
@@ -242,7 +242,7 @@ def test_what_is_held_bills_its_disk_alone() -> None:
 
 def test_a_price_that_is_not_said_is_not_zero() -> None:
     bare = row(dph_total=None, dph_base=None)
-    found = vast_machines.machine(bare, port=8000, tls=True)
+    found = vast_machines.machine(bare, port=8000)
     assert found
     assert found.usd_per_hour is None
 
@@ -256,19 +256,19 @@ PORTS: tuple[Any, ...] = (
 
 @pytest.mark.parametrize("ports", PORTS)
 def test_a_port_that_is_not_mapped_gives_no_address(ports: Any) -> None:
-    found = vast_machines.machine(row(ports=ports), port=8000, tls=True)
+    found = vast_machines.machine(row(ports=ports), port=8000)
     assert found
     assert found.endpoint_url is None
 
 
 @pytest.mark.parametrize(
     ("ip", "url"),
-    [("192.0.2.4", "http://192.0.2.4:9"), (" 192.0.2.4 \n", "http://192.0.2.4:9"), ("2001:db8::1", "http://[2001:db8::1]:9"),
+    [("192.0.2.4", "https://192.0.2.4:9"), (" 192.0.2.4 \n", "https://192.0.2.4:9"), ("2001:db8::1", "https://[2001:db8::1]:9"),
      ("evil.example/x?", None), ("192.0.2.4@evil.example", None), ("", None), (None, None), (7, None)],
 )  # fmt: skip
 def test_an_address_is_made_of_an_ip_and_of_nothing_else(ip: Any, url: str | None) -> None:
     ports = {"8000/tcp": [{"HostPort": "9"}]}
-    found = vast_machines.machine(row(public_ipaddr=ip, ports=ports), port=8000, tls=False)
+    found = vast_machines.machine(row(public_ipaddr=ip, ports=ports), port=8000)
     assert found
     assert found.endpoint_url == url
 
@@ -276,7 +276,7 @@ def test_an_address_is_made_of_an_ip_and_of_nothing_else(ip: Any, url: str | Non
 @pytest.mark.parametrize("state", ["stopped", "exited", "loading", "offline", "frozen"])
 def test_a_stale_mapping_of_a_machine_that_does_not_run_is_no_address(state: str) -> None:
     ports = {"8000/tcp": [{"HostPort": "9"}]}
-    found = vast_machines.machine(row(actual_status=state, ports=ports), port=8000, tls=False)
+    found = vast_machines.machine(row(actual_status=state, ports=ports), port=8000)
     assert found
     assert found.endpoint_url is None
 
@@ -293,7 +293,7 @@ def test_a_stale_mapping_of_a_machine_that_does_not_run_is_no_address(state: str
 def test_where_a_machine_stands_is_known_for_sure_or_not_at_all(
     place: Any, code: Any, country: str | None
 ) -> None:
-    found = vast_machines.machine(row(geolocation=place, country_code=code), port=8000, tls=False)
+    found = vast_machines.machine(row(geolocation=place, country_code=code), port=8000)
     assert found
     assert found.country == country
 
@@ -302,20 +302,20 @@ def test_no_odd_field_loses_a_machine_or_crashes() -> None:
     for name, value in itertools.product(row(), ODD):
         if name == "id":
             continue
-        found = vast_machines.machine(row(**{name: value}), port=8000, tls=True)
+        found = vast_machines.machine(row(**{name: value}), port=8000)
         assert found
         assert found.remote_id == "312"
         assert found.label == "ML Training Job 2025" or name == "label"
     for value in ODD:
         odd = dict.fromkeys(row(), value) | {"id": 312, "label": "regia-1"}
-        found = vast_machines.machine(odd, port=8000, tls=True)
+        found = vast_machines.machine(odd, port=8000)
         assert found
         assert (found.remote_id, found.label, found.status) == ("312", "regia-1", MachineStatus.UNKNOWN)
 
 
 @given(st.dictionaries(st.sampled_from(sorted({*row(), *offer()})), st.sampled_from(ODD)))
 def test_a_row_of_anything_is_a_machine_or_has_no_id(changes: dict[str, Any]) -> None:
-    found = vast_machines.machine(row(**changes), port=8000, tls=True)
+    found = vast_machines.machine(row(**changes), port=8000)
     assert found or "id" in changes
     for kind in (vast_offers.ON_DEMAND, vast_offers.BID):
         vast_offers.quote(offer(**changes), kind, disk_gb=40, traffic_gb=50, now=NOW)
@@ -334,7 +334,7 @@ def test_a_rows_secrets_are_known_for_masking_and_never_kept() -> None:
         status_msg=f"docker run -e REGIA_API_KEY={API_KEY}",
     )
     assert vast_machines.secrets_of(secret) == {API_KEY, secret["jupyter_token"]}
-    found = vast_machines.machine(secret, port=8000, tls=True)
+    found = vast_machines.machine(secret, port=8000)
     assert found
     assert found.detail == "docker run -e REGIA_API_KEY=***"
     assert vast_machines.secrets_of({"extra_env": {"TOKEN": "planted"}}) == {"planted"}
@@ -392,3 +392,12 @@ def test_a_bid_outside_of_what_vast_takes_is_refused(bid: str) -> None:
 def test_an_on_demand_order_sends_no_price() -> None:
     order = order_for(sure(), "regia-1", bid_usd_per_hour=Decimal(1))
     assert vast_order.arguments(order)[1]["price"] is None
+
+
+def test_of_an_order_only_what_is_secret_is_kept_out_of_an_errors_text() -> None:
+    order = order_for(
+        sure(),
+        "x",
+        environment={"REGIA_TLS_KEY": "a-private-key", "REGIA_DOOR": "plain", "REGIA_LEASE_SECONDS": "7200"},
+    )
+    assert set(order.secrets()) == {order.api_key.reveal(), "a-private-key"}

@@ -36,7 +36,7 @@ def _capture(name: str) -> str:
 
 def adapter(address: str, key: str | None = KEY, **changes: Any) -> VastProvider:
     fields: dict[str, Any] = {
-        "address": address, "tls": False, "disk_gb": 40, "port": 8000, "traffic_gb": 50, "pace": UNHURRIED,
+        "address": address, "disk_gb": 40, "port": 8000, "traffic_gb": 50, "pace": UNHURRIED,
     }  # fmt: skip
     return VastProvider(Secret(key) if key is not None else None, **{**fields, **changes})
 
