@@ -180,11 +180,12 @@ def _advance(work: Step, action: d.Action) -> None:
 
 
 _NEW_LIFE: dict[str, Any] = {
-    "probe_ok_at": None, "probe_seen_at": None, "probe_failures": 0,
+    "probe_ok_at": None, "probe_seen_at": None, "probe_failures": 0, "probe_recent": 0,
+    "canary_at": None, "canary_ok": None, "canary_ttft": None, "canary_rate": None, "canary_detail": "", "canary_recent": 0, "next_canary_at": None,
     "lease_renewed_at": None, "lease_expires_at": None, "lease_failures": 0, "lease_detail": "",
     "told_failure": "",
 }  # fmt: skip
-"""What the probes and the lease knew of the machine's former life says nothing of this one."""
+"""What the probes, the canary and the lease knew of the machine's former life says nothing of this one."""
 
 
 def _tell_outbid(work: Step, i: Instance, *, back: bool, reason: str) -> None:

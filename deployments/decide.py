@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from deployments import bids
+from deployments import bids, damping
 from deployments.lifecycle import SERVING, STARTING, TERMINAL, Desired, State
 from deployments.providers.base import MachineStatus
 from deployments.situation import (
@@ -64,6 +64,9 @@ LISTS_THAT_PROVE = 2
 PROBE_FAILURES_TO_DEGRADE = 2
 DEGRADED_LIMIT = timedelta(minutes=3)
 """An endpoint that stays dead for this long while its machine runs is given back and replaced."""
+SILENT_LIMIT = timedelta(minutes=10)
+"""One that answers probes but gives no token for this long is, too. One that answers wrongly is not: another machine
+with the same model may say the same."""
 START_TRIES = 3
 """Starts within an hour that a machine may sleep through before it gives way to the next offer."""
 STOP_AGAIN_AFTER = timedelta(seconds=30)
@@ -316,9 +319,9 @@ def _outbid(wanted: Wanted, i: Seen, *, now: datetime) -> Action | None:
 
 
 def _drifted(i: Seen) -> Action | None:
-    if i.state is State.READY and i.probe_failures >= PROBE_FAILURES_TO_DEGRADE:
+    if i.state is State.READY and _fails(i):
         return Advance(i.id, i.drift, State.DEGRADED)
-    if i.state is State.DEGRADED and i.endpoint and i.probe_ok:
+    if i.state is State.DEGRADED and _is_well(i):
         return Advance(i.id, "it answers again", State.READY)
     return None
 
@@ -359,15 +362,35 @@ _PHASE_REASONS = {
 
 
 def _serving(i: Seen, *, now: datetime) -> Action | None:
-    if i.state is State.READY and i.probe_failures >= PROBE_FAILURES_TO_DEGRADE:
-        return Advance(i.id, f"{i.probe_failures} probes in a row failed", State.DEGRADED)
+    if i.state is State.READY and (why := _fails(i)):
+        return Advance(i.id, why, State.DEGRADED)
     if i.state is State.READY and not i.endpoint:
         return Advance(i.id, "it has no address any more", State.DEGRADED)
-    if i.state is State.DEGRADED and i.endpoint and i.probe_ok:
+    if i.state is State.DEGRADED and _is_well(i):
         return Advance(i.id, "it answers again", State.READY)
-    if i.state is State.DEGRADED and now - i.since > DEGRADED_LIMIT:
+    if i.state is State.DEGRADED and now - i.since > DEGRADED_LIMIT and _is_dead(i, now=now):
         return BeginFail(i.id, f"its endpoint was dead for {_minutes(DEGRADED_LIMIT)} minutes")
+    if i.state is State.DEGRADED and now - i.since > SILENT_LIMIT and i.canary and i.canary_silent:
+        return BeginFail(i.id, f"it gave no token for {_minutes(SILENT_LIMIT)} minutes")
     return None
+
+
+def _fails(i: Seen) -> str:
+    """Why it is degraded; empty: it is not."""
+    if i.probe_failures >= PROBE_FAILURES_TO_DEGRADE:
+        return f"{i.probe_failures} probes in a row failed"
+    if i.probe_flaps:
+        return f"{damping.PROBES.bad} of the last {damping.PROBES.of} probes failed"
+    return i.canary
+
+
+def _is_well(i: Seen) -> bool:
+    return i.endpoint and i.probe_ok and i.probe_steady and not i.canary
+
+
+def _is_dead(i: Seen, *, now: datetime) -> bool:
+    """It did not answer for as long. One that flaps, or is overloaded, is not replaced for that."""
+    return not i.probe_ok and (i.answered_at is None or now - i.answered_at > DEGRADED_LIMIT)
 
 
 def _relaunch(wanted: Wanted, *, now: datetime) -> Decision:

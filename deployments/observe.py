@@ -20,9 +20,10 @@ from django.db.models import Q
 from billing import budgets
 from deployments import calls, crash, found, listed, money, places, services
 from deployments.calls import Call
-from deployments.lifecycle import HELD, MAY_EXIST, TERMINAL, Desired, State
+from deployments.lifecycle import HELD, MAY_EXIST, SERVING, TERMINAL, Desired, State
 from deployments.models import Deployment, Event, Instance, ProviderAccount
 from deployments.models.account import ADAPTERS
+from deployments.monitoring import samples
 from deployments.providers.base import (
     Listing,
     Machine,
@@ -192,6 +193,7 @@ def _apply(account: ProviderAccount, traits: Traits, listing: Listing, *, now: d
             ids = [row.deployment_id for row in some]
             list(Deployment.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
             _write_facts(some, account, traits, by_label, by_id, trusted=trusted, now=now)
+    _note_gpus(rows, by_id, now=now)
     listed.write(account, listing.machines, whole=trusted, now=now)
     found.sweep(account, listing, now=now)
     ProviderAccount.objects.filter(pk=account.pk).update(
@@ -217,6 +219,12 @@ def _write_facts(
             _found(row, own, others, last_seen=account.listed_at, now=now)
         elif trusted:
             _missing(row, traits, now=now)
+
+
+def _note_gpus(rows: Iterable[Instance], by_id: dict[str, Machine], *, now: datetime) -> None:
+    """What the list says of the serving machines' GPUs goes to the samples; no row changes for it."""
+    serving = [(row, by_id.get(row.remote_id)) for row in rows if row.status in SERVING and row.remote_id]
+    samples.record_many((row.pk, now, {"gpu_use": m.gpu_use}) for row, m in serving if m)
 
 
 _FROZEN = "Most machines are missing from the list at once: it is not believed."
@@ -299,7 +307,7 @@ def _found(
     before, beside, seen = row.observed, set(row.duplicates), row.missing_since or last_seen
     if changed.keys() & {"endpoint_url"} and machine.endpoint_url:
         # A new address is probed at once; what the probe knew of the old one says nothing of it.
-        changed |= {"next_probe_at": now, "probe_failures": 0, "probe_ok_at": None}
+        changed |= {"next_probe_at": now, "probe_failures": 0, "probe_recent": 0, "probe_ok_at": None}
     if changed and _write(row, changed, now=now):
         money.follow(row, before, last_seen=seen, now=now)
         if changed.keys() & {"country", "data_center", "observed"}:

@@ -24,14 +24,14 @@ from django.db import DatabaseError, transaction
 from django.db.models import Case, DateTimeField, F, Q, Value, When
 
 from billing import budgets
-from deployments import bids, calls, choice, crash, offers, places, services
+from deployments import bids, calls, choice, crash, damping, offers, places, services
 from deployments import decide as d
 from deployments.acts import ACTS, ENDS_STEP, STARTED
 from deployments.calls import Call
 from deployments.lifecycle import STARTING, TERMINAL, Desired, State
 from deployments.models import Deployment, Event, Heartbeat, Instance, ProviderAccount, StaleWrite
 from deployments.models.account import ADAPTERS
-from deployments.monitoring import probe
+from deployments.monitoring import canary, probe
 from deployments.observe import due_accounts, observe
 from deployments.providers.base import Gone, MachineStatus, ProviderError
 from deployments.schedule import Edge
@@ -274,6 +274,8 @@ def _seen(i: Instance, *, now: datetime) -> d.Seen:
         held=waits and _is_held(i, one_at_a_time=traits.one_create_per_offer, now=now),
         endpoint=bool(i.endpoint_url), probe_ok=bool(i.probe_ok_at) and not i.probe_failures,
         probe_seen=bool(i.probe_seen_at), probe_failures=i.probe_failures, end_tried_at=i.end_tried_at,
+        probe_flaps=damping.PROBES.is_bad(i.probe_recent), probe_steady=damping.PROBES.is_steady(i.probe_recent),
+        answered_at=i.probe_ok_at, canary=canary.verdict(i), canary_silent=i.canary_ttft is None,
         end_asked_at=i.end_asked_at, end_tries=i.end_tries, stop_asked_at=i.stop_asked_at,
         spared_until=i.spared_until, refused=places.refused(i), can_stop=traits.can_stop,
         start_timeout=timedelta(seconds=traits.start_timeout), phase_timeouts=traits.phase_timeouts,

@@ -40,6 +40,16 @@ class Seen:
     probe_seen: bool = False
     """The server answered at all (loading counts)."""
     probe_failures: int = 0
+    probe_flaps: bool = False
+    """Too many of the last probes failed, though not in a row."""
+    probe_steady: bool = True
+    """The last probes succeeded, and enough of those before."""
+    answered_at: datetime | None = None
+    """The last probe that succeeded."""
+    canary: str = ""
+    """Why the last canaries count as failed; empty: they do not."""
+    canary_silent: bool = False
+    """Not one token came of the last canary."""
     end_tried_at: datetime | None = None
     end_asked_at: datetime | None = None
     end_tries: int = 0

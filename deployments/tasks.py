@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from deployments import accounts, reconcile
 from deployments.models import Heartbeat
-from deployments.monitoring import lease, probe
+from deployments.monitoring import canary, lease, probe, samples, scrape
 
 
 @shared_task(name="deployments.tasks.due")
@@ -38,6 +38,26 @@ def observe_due() -> None:
 @shared_task(name="deployments.tasks.probe_due")
 def probe_due() -> None:
     probe.probe_due(clock=timezone.now)
+
+
+@shared_task(name="deployments.tasks.canary_due")
+def canary_due() -> None:
+    canary.canary_due(clock=timezone.now)
+
+
+@shared_task(name="deployments.tasks.scrape_due")
+def scrape_due() -> None:
+    scrape.scrape_due(clock=timezone.now)
+
+
+@shared_task(name="deployments.tasks.roll_up_samples")
+def roll_up_samples() -> None:
+    samples.roll_up(timezone.now())
+
+
+@shared_task(name="deployments.tasks.purge_samples")
+def purge_samples() -> None:
+    samples.purge(timezone.now())
 
 
 @shared_task(name="deployments.tasks.lease_due")

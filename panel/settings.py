@@ -140,7 +140,8 @@ DATABASE_URL = env("DATABASE_URL")
 if DATABASE_URL:
     DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=0)}
     if "sqlite" not in DATABASES["default"]["ENGINE"]:
-        DATABASES["default"].setdefault("OPTIONS", {})
+        # Compiling a query of many short walks takes PostgreSQL seconds, running it takes milliseconds.
+        DATABASES["default"].setdefault("OPTIONS", {}).setdefault("options", "-c jit=off")
 else:
     DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / "regia.sqlite3")}}
 if "sqlite" in DATABASES["default"]["ENGINE"]:
@@ -186,6 +187,10 @@ CELERY_BEAT_SCHEDULE = {
     "due": {"task": "deployments.tasks.due", "schedule": 1.0, "options": {"expires": 5}},
     "observe": {"task": "deployments.tasks.observe_due", "schedule": 1.0, "options": {"expires": 5}},
     "probe": {"task": "deployments.tasks.probe_due", "schedule": 2.0, "options": {"expires": 10}},
+    "scrape": {"task": "deployments.tasks.scrape_due", "schedule": 5.0, "options": {"expires": 10}},
+    "canary": {"task": "deployments.tasks.canary_due", "schedule": 10.0, "options": {"expires": 20}},
+    "samples": {"task": "deployments.tasks.roll_up_samples", "schedule": 60.0, "options": {"expires": 60}},
+    "purge": {"task": "deployments.tasks.purge_samples", "schedule": 600.0, "options": {"expires": 600}},
     "lease": {"task": "deployments.tasks.lease_due", "schedule": 5.0, "options": {"expires": 10}},
     "offers": {"task": "deployments.tasks.offers_due", "schedule": 60.0, "options": {"expires": 60}},
     # Each reads what is ten minutes old, and tests the key whose bell was lost.
@@ -338,6 +343,10 @@ LOCAL_DEFAULT_USD_PER_HOUR = env("REGIA_LOCAL_USD_PER_HOUR", "0.05")
 MAX_ATTEMPTS_PER_HOUR = env_int("REGIA_MAX_ATTEMPTS_PER_HOUR", 4)
 # An engine that sends nothing for this long, seconds, ends the answer with a clear error.
 CHAT_IDLE_SECONDS = env_int("REGIA_CHAT_IDLE_SECONDS", 90)
+# How often every serving engine is asked a short question, seconds; 0: never. Serverless endpoints never are.
+CANARY_INTERVAL = env_int("REGIA_CANARY_INTERVAL", 300)
+if CANARY_INTERVAL and not 30 <= CANARY_INTERVAL <= 86_400:
+    raise ImproperlyConfigured("REGIA_CANARY_INTERVAL must be 30 to 86400, or 0 for never.")
 # /readyz answers 503 once the last beat or reconcile is older than this, seconds.
 READY_MAX_AGE = env_int("REGIA_READY_MAX_AGE", 60)
 

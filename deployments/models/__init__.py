@@ -7,6 +7,7 @@ from deployments.models.heartbeat import Heartbeat
 from deployments.models.instance import Instance, KeyStep, StaleWrite
 from deployments.models.machine import ListedMachine
 from deployments.models.offer import Offer
+from deployments.models.sample import Monitor, Sample
 
 __all__ = [
     "Breaker",
@@ -17,8 +18,10 @@ __all__ = [
     "Instance",
     "KeyStep",
     "ListedMachine",
+    "Monitor",
     "Offer",
     "ProviderAccount",
     "ResidencyEvidence",
+    "Sample",
     "StaleWrite",
 ]

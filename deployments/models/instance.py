@@ -124,7 +124,22 @@ class Instance(models.Model):
     probe_seen_at = models.DateTimeField(null=True, help_text="it answered at all, loading counts")
     probe_failures = models.PositiveIntegerField(default=0, help_text="in a row")
     probe_detail = models.CharField(max_length=300, blank=True)
+    probe_recent = models.PositiveSmallIntegerField(
+        default=0, help_text="the last probes, a bit for each, set where it failed, the newest lowest"
+    )
     next_probe_at = models.DateTimeField(null=True)
+
+    # The canary: a real chat, at its own pace. `monitoring.canary` owns these.
+    canary_at = models.DateTimeField(null=True, help_text="the last one that has a verdict")
+    canary_ok = models.BooleanField(null=True)
+    canary_ttft = models.FloatField(null=True, help_text="time to first token, seconds")
+    canary_rate = models.FloatField(null=True, help_text="tokens per second after the first")
+    canary_detail = models.CharField(max_length=300, blank=True, help_text="why it failed")
+    canary_recent = models.PositiveSmallIntegerField(
+        default=0, help_text="the last canaries, a bit for each, set where it failed, the newest lowest"
+    )
+    canary_count = models.PositiveIntegerField(default=0, help_text="how many; every other one thinks")
+    next_canary_at = models.DateTimeField(null=True)
 
     # Its door: a key and a certificate of its own where no provider's proxy ends TLS before it.
     tls_key = EncryptedTextField(
@@ -168,6 +183,7 @@ class Instance(models.Model):
             models.Index(fields=["account", "state"], name="deployments_inst_account"),
             models.Index(fields=["state", "next_probe_at"], name="deployments_inst_probe"),
             models.Index(fields=["state", "next_lease_at"], name="deployments_inst_lease"),
+            models.Index(fields=["state", "next_canary_at"], name="deployments_inst_canary"),
             models.Index(fields=["host", "created_at"], name="deployments_inst_host"),
         ]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic
 
 import aiohttp
 from django.conf import settings
@@ -15,7 +18,13 @@ from deployments.endpoints import GuardedResolver, Refused
 from deployments.models import Instance
 
 TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=2.0)
-AT_ONCE = 100
+AT_ONCE, AT_MOST = 100, 500
+"""Connections that are worked on at the same time, and with those that hang. Each is answered sooner for the first; a
+process has a thousand files or more, so there is a second."""
+HANGS = 1.0
+"""Seconds without an answer, after which one's place is given to another."""
+TOGETHER = 0.2
+"""Seconds that answers are gathered for, so that they are written in few transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +52,71 @@ async def ask_all[T: Target, R](
     targets: Sequence[T], ask: Callable[[aiohttp.ClientSession, T], Awaitable[R]]
 ) -> list[R]:
     """`ask` each of them, AT_ONCE at a time, on sessions that reach only what they may."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate, most = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_MOST)
 
     async def one(target: T, session: aiohttp.ClientSession) -> R:
-        async with gate:
-            return await ask(session, target)
+        async with most:
+            async with gate:
+                asked = asyncio.ensure_future(ask(session, target))
+                await asyncio.wait([asked], timeout=HANGS)
+            return await asked
 
     async with open_session(loopback=True) as own, open_session(loopback=False) as strict:
         return await asyncio.gather(*(one(t, own if t.loopback else strict) for t in targets))
+
+
+def answers[K: Hashable, T: Target, R](
+    targets: Mapping[K, T], ask: Callable[[aiohttp.ClientSession, T], Awaitable[R]]
+) -> Iterator[dict[K, R]]:
+    """`ask` all of them at once and yield what came, as it comes: who hangs keeps nobody else's answer waiting.
+
+    `ask` does not raise. The loop runs in a thread of its own, which touches no row.
+    """
+    if not targets:
+        return
+    box: SimpleQueue[tuple[K, R] | BaseException | None] = SimpleQueue()
+    thread = Thread(target=_ask_into, args=(box, targets, ask), daemon=True)
+    thread.start()
+    try:
+        while found := _gathered(box):
+            yield found
+    finally:
+        thread.join()
+
+
+def _ask_into[K: Hashable, T: Target, R](
+    box: SimpleQueue[tuple[K, R] | BaseException | None],
+    targets: Mapping[K, T],
+    ask: Callable[[aiohttp.ClientSession, T], Awaitable[R]],
+) -> None:
+    keys = {id(target): key for key, target in targets.items()}
+
+    async def tell(session: aiohttp.ClientSession, target: T) -> None:
+        box.put((keys[id(target)], await ask(session, target)))
+
+    try:
+        asyncio.run(ask_all(list(targets.values()), tell))
+        box.put(None)
+    except BaseException as e:  # it is raised again where the answers are read
+        box.put(e)
+
+
+def _gathered[K: Hashable, R](box: SimpleQueue[tuple[K, R] | BaseException | None]) -> dict[K, R]:
+    """What has come by now, at least one; empty at the end."""
+    found: dict[K, R] = {}
+    item = box.get()
+    until = monotonic() + TOGETHER
+    while item is not None:
+        if isinstance(item, BaseException):
+            raise item
+        found[item[0]] = item[1]
+        try:
+            item = box.get(timeout=max(0.0, until - monotonic()))
+        except Empty:
+            return found
+    if found:
+        box.put(None)
+    return found
 
 
 def open_session(*, loopback: bool) -> aiohttp.ClientSession:

@@ -1,6 +1,7 @@
 """Is the endpoint alive? All due endpoints at once on one event loop; facts only are written.
 
-An endpoint is alive when `/health` says 200 and `/v1/models` answers to the instance's own key.
+An endpoint is alive when `/health` says 200 and `/v1/models` answers to the instance's own key. An answer is written
+as it comes: who hangs keeps nobody else's waiting. `decide` judges by n of the last m (`damping`).
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import aiohttp
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from deployments import services
+from deployments import damping, services
 from deployments.certificates import request_options
 from deployments.endpoints import check_url
 from deployments.lifecycle import STARTING, State
 from deployments.models import Deployment, Instance
 from deployments.models.instance import SELDOM
-from deployments.monitoring.connection import TROUBLE, Target, ask_all, target_of, trouble
+from deployments.monitoring import samples
+from deployments.monitoring.connection import TIMEOUT, TROUBLE, Target, answers, target_of, trouble
 
 STEADY_INTERVAL = timedelta(seconds=10)
+RETRY = timedelta(seconds=2)
+"""After an answer that speaks against the state: what is damped is asked again soon."""
 STARTING_INTERVAL = timedelta(seconds=0.2)
 FAR = timedelta(minutes=5)
 _STATES = [s.value for s in STARTING | {State.READY, State.DEGRADED}]
@@ -50,27 +54,33 @@ def probe_due(*, clock: Callable[[], datetime]) -> int:
 def probe_instances(rows: QuerySet[Instance], *, clock: Callable[[], datetime]) -> int:
     """Probe the endpoints of `rows` now, those another worker has not just taken."""
     # A request to a serverless endpoint would wake a worker, which bills: those are inspected, not probed.
-    mine = [i for i in _claim(rows, now=clock()) if not i.quote.get("serverless")]
-    results = asyncio.run(ask_all([target_of(i) for i in mine], probe)) if mine else []
-    now, unchanged = clock(), []
+    mine = {i.pk: i for i in _claim(rows, now=clock()) if not i.quote.get("serverless")}
+    for found in answers({pk: target_of(i) for pk, i in mine.items()}, probe):
+        _note([(mine[pk], result) for pk, result in found.items()], now=clock())
+    return len(mine)
+
+
+def _note(found: list[tuple[Instance, Result]], *, now: datetime) -> None:
+    unchanged = [i.pk for i, result in found if _goes_on(i, result)]
+    news = sorted((pair for pair in found if not _goes_on(*pair)), key=lambda pair: pair[0].pk)
     with transaction.atomic():
-        news = [i.deployment_id for i, r in zip(mine, results, strict=True) if not _goes_on(i, r)]
         # The order of everybody who writes both: the deployment's row, then its instance's.
-        list(Deployment.objects.filter(pk__in=news).order_by("pk").select_for_update().values_list("pk"))
-        for instance, result in zip(mine, results, strict=True):
-            if _goes_on(instance, result):
-                unchanged.append(instance.pk)
-            else:
-                _write(instance, result, now=now)
+        ids = {i.deployment_id for i, _ in news}
+        list(Deployment.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
+        for instance, result in news:
+            _write(instance, result, now=now)
         # What goes on well is noted for all of them at once: it is nearly always nearly all.
         Instance.objects.filter(pk__in=unchanged, state=State.READY, probe_failures=0).update(
             probe_ok_at=now, probe_seen_at=now, probe_detail=""
         )
-    return len(mine)
+    # By itself: the facts above stand whatever becomes of it.
+    samples.record_many(
+        (i.pk, now, {"up": float(result.ok)}) for i, result in found if i.status not in STARTING
+    )
 
 
 def _goes_on(i: Instance, result: Result) -> bool:
-    return result.ok and i.status is State.READY and not i.probe_failures
+    return result.ok and i.status is State.READY and not i.probe_failures and not i.probe_recent
 
 
 def _claim(rows: QuerySet[Instance], *, now: datetime) -> list[Instance]:
@@ -96,13 +106,15 @@ async def probe(session: aiohttp.ClientSession, target: Target) -> Result:
     """One probe. It never raises: whatever goes wrong is the result."""
     try:
         check_url(target.url, plaintext=target.plaintext, loopback=target.loopback)
-        status, body = await _get(session, target, "/health")
-        if status == 503 and _says_failed(body):
-            return Result(ok=False, seen=False, detail=_FAILED)
-        if status != 200:
-            loading = status == 503 and b"oading" in body
-            return Result(ok=False, seen=loading, detail=f"/health answered {status}")
-        status, _ = await _get(session, target, "/v1/models", Authorization=f"Bearer {target.key}")
+        # For both requests together: who is slow with each is told as early as who says nothing.
+        async with asyncio.timeout(TIMEOUT.total):
+            status, body = await _get(session, target, "/health")
+            if status == 503 and _says_failed(body):
+                return Result(ok=False, seen=False, detail=_FAILED)
+            if status != 200:
+                loading = status == 503 and b"oading" in body
+                return Result(ok=False, seen=loading, detail=f"/health answered {status}")
+            status, _ = await _get(session, target, "/v1/models", Authorization=f"Bearer {target.key}")
     except TROUBLE as e:
         return Result(ok=False, seen=False, detail=trouble(e, target.pin))
     if status != 200:
@@ -138,6 +150,10 @@ def _write(i: Instance, result: Result, *, now: datetime) -> None:
     elif i.status not in STARTING:
         # Before it is ready a failure is no news: refused is how an engine loads.
         columns["probe_failures"] = i.probe_failures + 1
+    if i.status not in STARTING:
+        columns["probe_recent"] = damping.after(i.probe_recent, failed=not result.ok)
+        if result.ok == (i.status is State.DEGRADED):
+            columns["next_probe_at"] = now + RETRY
     if result.detail in {_KEY_REFUSED, _FAILED} and i.lease_seconds:
         # It was started again and knows only the key it was born with: the lease gives it the present one.
         # Or it waits for somebody with a key, to say why it failed: the lease asks.

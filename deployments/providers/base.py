@@ -243,6 +243,8 @@ class Machine:
     own_door: bool = False
     """The address leads straight to the image's door. Whether that speaks TLS its order says, not this list: the
     scheme here is https, and http where the machine was given no certificate."""
+    gpu_use: float | None = None
+    """How busy its GPUs are now, 0 to 1, the mean of all; None: the provider does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

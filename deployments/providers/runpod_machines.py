@@ -15,7 +15,7 @@ from deployments.providers.base import Inspection, Machine, MachineStatus, Unava
 from deployments.providers.runpod_orders import LOAD_BALANCER, STOPPED_JOB_MS, Workers, ordered_workers
 from deployments.providers.runpod_prices import pod_price
 from deployments.providers.runpod_sites import country_of
-from deployments.providers.values import text, whole
+from deployments.providers.values import share, text, whole
 
 Row = Mapping[str, Any]
 
@@ -83,7 +83,13 @@ def _pod(row: Row, address: Callable[[str, int | None], str]) -> Machine:
             row.get("cost"), disk=row.get("disk"), volume=_mapping(mounts.get("persistent")).get("size"),
             stopped=status is MachineStatus.STOPPED,
         ),
+        gpu_use=_gpu_use(row),
     )  # fmt: skip
+
+
+def _gpu_use(row: Row) -> float | None:
+    gpus = _mapping(row.get("runtime")).get("gpus")
+    return share([_mapping(gpu).get("util") for gpu in gpus]) if isinstance(gpus, list) else None
 
 
 def _endpoint(row: Row, address: Callable[[str], str]) -> Machine:

@@ -38,6 +38,12 @@ def number(value: object) -> float | None:
     return out if math.isfinite(out) else None
 
 
+def share(percents: Iterable[object]) -> float | None:
+    """The mean of percentages (0 to 100) as a share (0 to 1); what is none is left out, None when nothing is left."""
+    known = [n for p in percents if (n := number(p)) is not None and 0 <= n <= 100]
+    return sum(known) / len(known) / 100 if known else None
+
+
 def whole(value: object, *, most: int = 2**31 - 1) -> int | None:
     """A number from 0 to `most`, cut to its whole part."""
     n = number(value)

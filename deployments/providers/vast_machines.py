@@ -12,7 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from deployments.providers.base import Machine, MachineStatus
-from deployments.providers.values import Row, mask, moment, text, usd
+from deployments.providers.values import Row, mask, moment, share, text, usd
 from deployments.providers.vast_countries import CODES
 from deployments.providers.vast_offers import country_of
 from deployments.providers.vast_values import disk_usd_per_hour, identity
@@ -52,6 +52,7 @@ def machine(row: Row, *, port: int, asked_to_stop: Collection[str] = ()) -> Mach
         gpu_name=text(row.get("gpu_name")),
         min_bid=usd(row.get("min_bid"), up=True) if row.get("is_bid") is True else None,
         ends_at=moment(row.get("end_date")),
+        gpu_use=share([row.get("gpu_util")]) if status is MachineStatus.RUNNING else None,
     )
 
 

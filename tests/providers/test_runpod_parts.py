@@ -203,6 +203,17 @@ def test_a_running_pod_has_its_address_its_place_and_its_price() -> None:
     assert "sk-secret" not in repr(machine)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "use"),
+    [
+        ({"gpus": [{"util": 94, "memoryUtil": 78}]}, 0.94), ({"gpus": [{"util": 90}, {"util": 10}]}, 0.5),
+        ({"gpus": [{"util": None}, {"util": 10}, 7]}, 0.1), ({"gpus": []}, None), ({"gpus": 7}, None), (None, None),
+    ],
+)  # fmt: skip
+def test_how_busy_a_pods_gpus_are_is_their_mean(runtime: Any, use: float | None) -> None:
+    assert pod(runtime=runtime).gpu_use == use
+
+
 def test_a_deleted_pod_is_not_listed() -> None:
     assert list(runpod_machines.pods([{**POD, "status": "TERMINATED"}], lambda i, port: "")) == []
 
