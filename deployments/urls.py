@@ -2,15 +2,18 @@
 
 from django.urls import path
 
-from deployments.views import accounts, compare, deployment, fleet, launch, radar
+from deployments.views import accounts, compare, deployment, fleet, launch, metrics, radar
 
 urlpatterns = [
     path("", fleet.overview, name="overview"),
+    path("series/", metrics.fleet_series, name="fleet_series"),
     path("launch/", launch.launch, name="launch"),
     path("compare/", compare.compare, name="compare"),
     path("deployments/", fleet.deployments, name="deployments"),
     path("deployments/<uuid:pk>/", deployment.detail, name="deployment"),
     path("deployments/<uuid:pk>/logs/", deployment.logs, name="deployment_logs"),
+    path("deployments/<uuid:pk>/metrics/", metrics.metrics, name="deployment_metrics"),
+    path("deployments/<uuid:pk>/series/", metrics.series, name="deployment_series"),
     path("deployments/<uuid:pk>/settings/", deployment.settings, name="deployment_settings"),
     path("deployments/<uuid:pk>/<str:action>/", deployment.act, name="deployment_action"),
     path("accounts/providers/", accounts.accounts, name="provider_accounts"),

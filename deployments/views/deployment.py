@@ -21,7 +21,7 @@ from deployments.lifecycle import Desired
 from deployments.models import Deployment, Instance, ResidencyEvidence
 from deployments.models.instance import SECRETS
 from deployments.providers.base import LogLine, ProviderError
-from deployments.views import reads
+from deployments.views import glance, reads
 from deployments.views.form_fields import PLACES
 from deployments.views.settings_form import SettingsForm
 from panel.accounts.access import requires
@@ -63,6 +63,7 @@ def _frame(request: SignedInRequest, d: Deployment, tab: str, *, now: datetime) 
         "tab": tab,
         "tabs": (
             ("overview", "Overview"),
+            ("metrics", "Metrics"),
             ("events", "Events"),
             ("logs", "Logs"),
             ("cost", "Cost"),
@@ -101,6 +102,7 @@ def _overview_tab(d: Deployment, now: datetime) -> dict[str, Any]:
     return {
         "waterfall": reads.waterfall(events, now=now),
         "lines": reads.named(recent),
+        "glance": glance.cards([instance.pk] if instance else [], now=now),
         "lease_silence": reads.lease_silence(instance, now=now),
         "evidence": list(evidence.order_by("-at", "-pk")[:EVIDENCE_ROWS]),
     }

@@ -16,12 +16,12 @@ from billing.views.figures import budget_figures, costs_of
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Event
 from deployments.models.deployment import DeploymentQuerySet
-from deployments.views import reads
+from deployments.views import glance, metrics, reads
 from panel.accounts.access import requires
 from panel.accounts.models import User
 from panel.notices.notify import open_notices
 from panel.ui.http import SignedInRequest
-from panel.ui.live import live
+from panel.ui.live import live, wanted_fragment
 
 FLEET_ROWS = 8
 PAGE_ROWS = 25
@@ -43,8 +43,12 @@ def overview(request: SignedInRequest) -> HttpResponse:
         "events": list(Event.objects.select_related("deployment").order_by("-at")[:8]),
         "silent_since": reads.silent_since(now),
         **_money(request.user, now=now),
+        "sparks": glance.rows(rows, now=now),
         "now": now,
     }
+    # The charts are no part of what polls: they renew themselves.
+    if rows and not wanted_fragment(request, ("fleet",)):
+        context["board"] = metrics.of_fleet(request)
     return live(request, "deployments/overview.html", context, fragments=("fleet",))
 
 
@@ -91,6 +95,7 @@ def deployments(request: SignedInRequest) -> HttpResponse:
         "shows": _SHOWS,
         "words": words,
         "costs": _costs(request.user, rows, now=now),
+        "sparks": glance.rows(rows, now=now),
         "any": bool(rows) or _any(request.user),
     }
     return live(request, "deployments/list.html", context, fragments=("fleet",))

@@ -55,6 +55,8 @@ def paths(scene: Scene) -> dict[str, str]:
         "deployment": one,
         "deployment-starting": up,
         "deployment-failed": down,
+        "deployment-metrics": f"{one}metrics/",
+        "deployment-metrics-day": f"{one}metrics/?range=24h",
         "deployment-events": f"{one}?tab=events",
         "deployment-cost": f"{one}?tab=cost",
         "deployment-settings": f"{one}?tab=settings",

@@ -31,9 +31,10 @@ def main(folder: Path, only: list[str]) -> None:
     call_command("migrate", verbosity=0)
     call_command("collectstatic", verbosity=0, interactive=False)
 
-    from tests.browser import scene
+    from tests.browser import scene, scene_samples
 
     made = scene.build(now=timezone.now(), history=1)
+    scene_samples.tell(made.ready, now=timezone.now(), hours=24)
     address = _serve()
     folder.mkdir(parents=True, exist_ok=True)
     problems = _shoot(address, made, folder, only)

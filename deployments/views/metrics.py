@@ -1,0 +1,145 @@
+"""The charts of a deployment and of the whole fleet: the page's part, and the series that its script draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
+from django.http import HttpResponse, JsonResponse
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils import timezone
+
+from deployments.models import Deployment, Instance
+from deployments.models.instance import InstanceQuerySet
+from deployments.views import boards, markers, reads, timerange
+from deployments.views.deployment import _frame
+from deployments.views.timerange import TimeRange
+from panel.accounts.access import requires
+from panel.accounts.models import User
+from panel.ui import lines
+from panel.ui.http import SignedInRequest
+from panel.ui.live import live
+
+MACHINES = 200
+"""The newest machines of a range are put together: their samples are read in one query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Charts over one time range."""
+
+    page: str
+    """The address of the page that they stand on, without its query."""
+    series: str
+    """The address of their numbers."""
+    shown: TimeRange
+    problem: str
+    grid: boards.Grid
+    charts: tuple[boards.Drawn, ...]
+    marks: Sequence[markers.Marker]
+    bands: Sequence[markers.Band]
+    presets: Sequence[str] = tuple(timerange.PRESETS)
+
+    @property
+    def ticks(self) -> tuple[lines.Tick, ...]:
+        return lines.ticks(self.shown.since, self.shown.until)
+
+
+@requires("deployments.view_deployment")
+def metrics(request: SignedInRequest, pk: UUID) -> HttpResponse:
+    """The Metrics tab; `?range=1h|6h|24h|7d|30d`, or `?from=…&to=…` in UTC. `#status` polls."""
+    now = timezone.now()
+    d = reads.get_deployment_or_404(request.user, pk)
+    context = _frame(request, d, "metrics", now=now) | {"board": of_deployment(request, d)}
+    return live(request, "deployments/detail.html", context, fragments=("status",))
+
+
+@requires("deployments.view_deployment")
+def series(request: SignedInRequest, pk: UUID) -> HttpResponse:
+    """The numbers of the deployment's charts as JSON, with the parts of the page that change with the range."""
+    d = reads.get_deployment_or_404(request.user, pk)
+    return _numbers(request, of_deployment(request, d, picture=False))
+
+
+@requires("deployments.view_deployment")
+def fleet_series(request: SignedInRequest) -> HttpResponse:
+    """The same for the charts of the Overview."""
+    return _numbers(request, of_fleet(request, picture=False))
+
+
+def of_deployment(request: SignedInRequest, d: Deployment, *, picture: bool = True) -> Board:
+    page, numbers = (reverse(name, args=[d.pk]) for name in ("deployment_metrics", "deployment_series"))
+    machines = Instance.objects.filter(deployment=d)
+    return _board(request, machines, [d.pk], boards.DEPLOYMENT, page, numbers, picture=picture)
+
+
+def of_fleet(request: SignedInRequest, *, picture: bool = True) -> Board:
+    page, numbers = reverse("overview"), reverse("fleet_series")
+    machines = Instance.objects.filter(deployment__in=_visible(request.user))
+    return _board(request, machines, None, boards.FLEET, page, numbers, picture=picture)
+
+
+def _visible(user: User) -> Any:
+    return Deployment.objects.visible_to(user).order_by().values("pk")
+
+
+def _board(
+    request: SignedInRequest, machines: InstanceQuerySet, deployments: Sequence[UUID] | None,
+    charts: Sequence[boards.Chart], page: str, numbers: str, *, picture: bool,
+) -> Board:  # fmt: skip
+    shown, problem = timerange.read(request.GET.dict(), now=timezone.now())
+    stood = machines.filter(Q(ended_at=None) | Q(ended_at__gt=shown.since), created_at__lt=shown.until)
+    found = list(stood.order_by("-created_at").values_list("pk", "deployment_id")[:MACHINES])
+    points = boards.PICTURE if picture else boards.POINTS
+    grid = boards.load([pk for pk, _ in found], charts, shown, points=points)
+    whose = list({d for _, d in found}) if deployments is None else deployments
+    drawn = tuple(boards.draw(chart, grid, shown, picture=picture) for chart in charts)
+    marks = markers.of(whose, shown)
+    return Board(page, numbers, shown, problem, grid, drawn, marks, markers.bands(marks, shown))
+
+
+def _numbers(request: SignedInRequest, board: Board) -> HttpResponse:
+    html = {
+        "board-bar": _part(request, "board_bar", board),
+        "board-marks": _part(request, "board_marks", board),
+    }
+    for c in board.charts:
+        html[f"legend-{c.chart.key}"] = _part(request, "chart_legend", board, c)
+        html[f"table-{c.chart.key}-rows"] = _part(request, "chart_table", board, c)
+    grid, shown = board.grid, board.shown
+    response = JsonResponse(
+        {
+            "since": shown.since.timestamp(),
+            "until": shown.until.timestamp(),
+            "query": shown.query,
+            "preset": shown.preset,
+            "step": grid.step,
+            "at": grid.at,
+            # Five digits are more than a chart shows, and a third of the bytes.
+            "series": {
+                k: [v if v is None else float(f"{v:.5g}") for v in c] for k, c in grid.columns.items()
+            },
+            "marks": [_mark(m) for m in board.marks],
+            "bands": [
+                {"since": b.since.timestamp(), "until": b.until.timestamp(), "tone": b.tone}
+                for b in board.bands
+            ],
+            "html": html,
+        }
+    )
+    response["Cache-Control"] = "private, no-store"
+    return response
+
+
+def _mark(m: markers.Marker) -> dict[str, Any]:
+    until = m.until and m.until.timestamp()
+    return {"at": m.at.timestamp(), "until": until, "tone": m.tone, "word": m.word}
+
+
+def _part(request: SignedInRequest, name: str, board: Board, c: boards.Drawn | None = None) -> str:
+    context = {"board": board, "c": c, "now": board.shown.now}
+    return render_to_string(f"deployments/_board.html#{name}", context, request)
