@@ -51,6 +51,7 @@ TITLES: dict[str, str] = {
     "purpose": "Purpose",
     "price_ceiling": "Price ceiling",
     "plan_b": "Plan B",
+    "slo_percent": "Uptime goal",
     "stop_at": "Stop date",
     "delete_at": "Delete after",
     "schedule_days": "Runs on",
@@ -141,6 +142,8 @@ def shown(name: str, value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return "allowed" if value else "not allowed"
+    if name == "slo_percent":
+        return f"{value.normalize():f} %"
     if isinstance(value, Decimal):
         return f"${value.normalize():f}/h"
     if isinstance(value, datetime):

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from deployments import accounts, reconcile
 from deployments.models import Heartbeat
-from deployments.monitoring import canary, lease, probe, samples, scrape
+from deployments.monitoring import canary, incidents, lease, probe, samples, scrape
 
 
 @shared_task(name="deployments.tasks.due")
@@ -78,3 +78,8 @@ def check_account(account_id: str) -> None:
 @shared_task(name="deployments.tasks.balances_due")
 def balances_due() -> None:
     accounts.balances_due(now=timezone.now())
+
+
+@shared_task(name="deployments.tasks.incidents_due")
+def incidents_due() -> None:
+    incidents.watch(now=timezone.now())

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from deployments.views import accounts, compare, deployment, fleet, launch, metrics, radar
+from deployments.views import accounts, compare, deployment, fleet, incidents, launch, metrics, radar, report
 
 urlpatterns = [
     path("", fleet.overview, name="overview"),
@@ -19,6 +19,12 @@ urlpatterns = [
     path("accounts/providers/", accounts.accounts, name="provider_accounts"),
     path("accounts/providers/add/", accounts.add, name="provider_account_add"),
     path("accounts/providers/<uuid:pk>/<str:action>/", accounts.act, name="provider_account_action"),
+    path("incidents/", incidents.incidents, name="incidents"),
+    path("incidents/<int:pk>/", incidents.incident, name="incident"),
+    path("incidents/<int:pk>/export/", incidents.export, name="incident_export"),
+    path("incidents/<int:pk>/<str:action>/", incidents.act, name="incident_action"),
+    path("reliability/", report.report, name="reliability"),
+    path("reliability.csv", report.report_csv, name="reliability_csv"),
     path("radar/", radar.radar, name="radar"),
     path("radar/<int:pk>/<str:action>/", radar.act, name="radar_action"),
 ]

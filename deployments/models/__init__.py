@@ -4,6 +4,7 @@ from deployments.models.deployment import Deployment
 from deployments.models.event import Event
 from deployments.models.evidence import ResidencyEvidence
 from deployments.models.heartbeat import Heartbeat
+from deployments.models.incident import Incident, IncidentEntry
 from deployments.models.instance import Instance, KeyStep, StaleWrite
 from deployments.models.machine import ListedMachine
 from deployments.models.offer import Offer
@@ -14,6 +15,8 @@ __all__ = [
     "Deployment",
     "Event",
     "Heartbeat",
+    "Incident",
+    "IncidentEntry",
     "Installation",
     "Instance",
     "KeyStep",

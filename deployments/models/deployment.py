@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -79,6 +80,10 @@ class Deployment(models.Model):
     schedule_at = models.DateTimeField(
         null=True, help_text="the last edge of the schedule that was carried out"
     )
+    slo_percent = models.DecimalField(
+        max_digits=6, decimal_places=3, default=Decimal("99.5"),
+        help_text="the share of the time in which it is to answer, percent; planned stops do not count",
+    )  # fmt: skip
     # Counts the changes of what a running machine cannot take: one of an older number is replaced.
     generation = models.PositiveIntegerField(default=1)
     desired = models.CharField(max_length=12, choices=[(d.value, d.value) for d in Desired])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from decimal import Decimal
+from math import floor
 from typing import Any
 
 from django import template
@@ -10,7 +12,7 @@ from django.utils import timezone
 
 from deployments import changes
 from deployments.lifecycle import MAY_EXIST, State
-from deployments.models import Event, Instance
+from deployments.models import Event, Incident, Instance
 from deployments.monitoring.lease import WARN
 from panel.ui import format
 
@@ -134,6 +136,27 @@ def event_words(event: Event) -> str:
             f"is now {State(event.to_state).word}" if event.from_state else State(event.to_state).word.lower()
         )
     return _EVENTS.get(event.kind, event.kind.replace("_", " ").replace("-", " "))
+
+
+@register.filter
+def uptime(share: float | None) -> str:
+    """ "99.95 %": rounded down, so that 100 is said of no time with an outage; "n/a" where nothing was promised."""
+    return (
+        format.UNKNOWN
+        if share is None
+        else f"{floor(share * 100_000) / 1000:.3f}".rstrip("0").rstrip(".") + " %"
+    )
+
+
+@register.filter
+def as_it_is(value: Decimal) -> str:
+    """A decimal without the zeros at its end: "99.5"."""
+    return f"{value.normalize():f}"
+
+
+@register.filter
+def lasted(incident: Incident, now: datetime) -> timedelta:
+    return incident.lasted(now)
 
 
 _COUNTRIES = {

@@ -16,10 +16,12 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 
 from billing import ledger
+from billing.periods import calendar_month
 from deployments import changes, progress, services
 from deployments.lifecycle import Desired
-from deployments.models import Deployment, Instance, ResidencyEvidence
+from deployments.models import Deployment, Incident, Instance, ResidencyEvidence
 from deployments.models.instance import SECRETS
+from deployments.monitoring import reliability
 from deployments.providers.base import LogLine, ProviderError
 from deployments.views import glance, reads
 from deployments.views.form_fields import PLACES
@@ -77,6 +79,7 @@ def _frame(request: SignedInRequest, d: Deployment, tab: str, *, now: datetime) 
         "cost": ledger.cost_of(d.pk, now=now) if sees_money else None,
         "may_chat": request.user.has_perm("deployments.chat_deployment"),
         "edge": _next_edge(d, now=now),
+        "troubles": list(Incident.objects.open().of(d).order_by("-opened_at")[:3]),
     }
 
 
@@ -104,6 +107,7 @@ def _overview_tab(d: Deployment, now: datetime) -> dict[str, Any]:
         "lines": reads.named(recent),
         "glance": glance.cards([instance.pk] if instance else [], now=now),
         "lease_silence": reads.lease_silence(instance, now=now),
+        "goal": reliability.goal(d, calendar_month(now), now=now),
         "evidence": list(evidence.order_by("-at", "-pk")[:EVIDENCE_ROWS]),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -27,6 +28,10 @@ class SettingsForm(forms.Form):
     plan_b = forms.IntegerField(
         label="Plan B", min_value=0, max_value=10, help_text="Next-best offers tried after a definite no."
     )
+    slo_percent = forms.DecimalField(
+        label="Uptime goal", min_value=Decimal(50), max_value=Decimal("99.999"), decimal_places=3,
+        help_text="Percent of the time that it is wanted. Planned stops do not count.",
+    )  # fmt: skip
     price_ceiling = dollars_field("Price ceiling", "USD per hour; nothing dearer is rented.")
     stop_at = Moment("Stop date", "UTC.")
     delete_at = Moment("Delete after", "UTC. Every machine is given back for good then.")
@@ -93,6 +98,7 @@ def _values(d: Deployment) -> dict[str, Any]:
     values["schedule_days"] = list(d.schedule_days)
     for name in ("price_ceiling", "bid_ceiling"):
         values[name] = None if values[name] is None else f"{values[name].normalize():f}"
+    values["slo_percent"] = f"{d.slo_percent.normalize():f}"
     return values | {"seen": changes.fingerprint(d)}
 
 

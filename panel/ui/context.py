@@ -26,6 +26,8 @@ _PAGES = (
     ("Launch", "launch", "rocket", "deployments.launch_deployment"),
     ("Compare", "compare", "scale", "deployments.view_deployment"),
     ("Deployments", "deployments", "server", "deployments.view_deployment"),
+    ("Incidents", "incidents", "siren", "deployments.view_deployment"),
+    ("Reliability", "reliability", "gauge", "deployments.view_deployment"),
     ("Playground", "playground", "message-square", "deployments.chat_deployment"),
     ("Radar", "radar", "radar", "deployments.view_provideraccount"),
     ("Spend", "spend", "wallet", "billing.view_ledgerentry"),

@@ -13,6 +13,7 @@ from deployments.models import (
     Deployment,
     Event,
     Heartbeat,
+    Incident,
     Installation,
     Instance,
     ListedMachine,
@@ -20,6 +21,7 @@ from deployments.models import (
     ProviderAccount,
 )
 from deployments.models.offer import freeze_quote, quote_values
+from deployments.monitoring import incidents
 from deployments.providers.base import Quote
 from panel.accounts.models import User
 from panel.accounts.roles import ADMINISTRATOR
@@ -41,6 +43,7 @@ class Scene(NamedTuple):
     foreign: ListedMachine
     replacing: str
     """A query string: settings of `ready` that would replace its machine."""
+    incident: Incident
 
 
 def quote(key: str, gpu: str, country: str | None, price: str, **more: object) -> Quote:
@@ -146,9 +149,23 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
         detail="Three probes in a row took longer than 10 s.",
     )
     Heartbeat.beat("reconcile", now)
+    incidents.watch(now=now - timedelta(minutes=5))
+    incident = Incident.objects.get(deployment__name="contract-search")
+    incidents.comment(
+        incident, "Its host is overheating: moved the nightly jobs away.", actor=administrator, now=now
+    )
     replacing = scene_providers.typed(ready, context=4096, price_ceiling="0.8")
     return Scene(
-        administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing
+        administrator,
+        ready,
+        starting,
+        failed,
+        outbid,
+        accounts["runpod"],
+        found,
+        foreign,
+        replacing,
+        incident,
     )
 
 

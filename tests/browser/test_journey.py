@@ -68,6 +68,19 @@ def test_from_the_link_to_a_chatting_endpoint_and_back_to_nothing(panel: Panel) 
         page.get_by_role("link", name="first light").first.click()
         expect(page.locator("#to-cost")).not_to_have_text("$0.0000")
 
+        # Its engine dies: the page that is open says so within 30 s, and then that it is back, without a reload.
+        for engine in engines(panel.folder):
+            engine.kill()
+        incident = page.locator("#status a[id^=incident-]")
+        expect(incident).to_contain_text("first light", timeout=30_000)
+        expect(page.locator("#status .badge")).to_have_text("Ready")
+        incident.click()
+        expect(page.get_by_text("What probably caused it.")).to_be_visible()
+        expect(page.locator(".story")).to_contain_text("is now Degraded")
+        page.get_by_role("button", name="Acknowledge").click()
+        expect(page.locator("#a-acknowledge")).to_have_count(0)
+        page.locator(".touched a").click()
+
         page.locator("#a-stop").click()
         page.get_by_role("dialog").get_by_role("button", name="Stop first light").click()
         expect(page.locator("#status .badge")).to_have_text("Stopped")

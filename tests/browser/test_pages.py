@@ -94,7 +94,7 @@ def test_the_pages_work_without_javascript(browser, live_server, made, rung):
 def test_a_poll_shows_news_and_keeps_the_focus(browser, live_server, made):
     page = browser.new_page()
     sign_in(page, live_server.url)
-    link = page.get_by_role("link", name="mail-triage").first
+    link = page.get_by_role("link", name="mail-triage", exact=True).first
     link.focus()
     from deployments.models import Deployment
 
