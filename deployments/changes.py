@@ -52,6 +52,7 @@ TITLES: dict[str, str] = {
     "price_ceiling": "Price ceiling",
     "plan_b": "Plan B",
     "slo_percent": "Uptime goal",
+    "protected": "Protected from drills",
     "stop_at": "Stop date",
     "delete_at": "Delete after",
     "schedule_days": "Runs on",
@@ -141,7 +142,8 @@ def shown(name: str, value: Any) -> str:
     if value is None or value == "" or value == []:
         return "none"
     if isinstance(value, bool):
-        return "allowed" if value else "not allowed"
+        yes, no = ("yes", "no") if name == "protected" else ("allowed", "not allowed")
+        return yes if value else no
     if name == "slo_percent":
         return f"{value.normalize():f} %"
     if isinstance(value, Decimal):

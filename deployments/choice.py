@@ -79,6 +79,8 @@ def _refused_keys(deployment: Deployment, *, now: datetime) -> set[tuple[object,
 def _failed_hosts(deployment: Deployment, *, now: datetime) -> set[str]:
     """Who ran the machines that failed us: stuck, dead or in the wrong place. To be outbid is no fault of theirs."""
     failed = deployment.instances.filter(ended_at__gt=now - HOUR).exclude(failure__in=["", bids.MOVED])
+    # Nor is it theirs that a drill killed it.
+    failed = failed.exclude(drills__killed_at__isnull=False)
     return set(failed.exclude(host="").exclude(remote_id="").values_list("host", flat=True))
 
 

@@ -33,6 +33,7 @@ from deployments.providers.base import (
     Traits,
     Unauthorized,
 )
+from panel import logs
 from panel.notices.models import Notice
 from panel.notices.notify import clear_notice, raise_notice
 
@@ -107,6 +108,7 @@ def observe(account_id: Any, *, now: datetime) -> bool:
     adapter = account.adapter()
     if not _claim(account, adapter.traits, now=now):
         return False
+    logs.about(account=account_id)
     listing = _list(account, adapter, now=now)
     if listing is None:
         return False

@@ -472,6 +472,11 @@ def ring_end(instance_id: UUID) -> None:
     _send(END, str(instance_id))
 
 
+def ring_bell(task: str) -> None:
+    """Ask a worker for a round of the clock's now."""
+    _send(task)
+
+
 def _send(task: str, *args: str, delay: float = 0) -> None:
     try:
         app.send_task(task, args=args, countdown=delay or None, expires=delay + 60, retry=False)

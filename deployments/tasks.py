@@ -8,7 +8,7 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
-from deployments import accounts, reconcile
+from deployments import accounts, drills, reconcile
 from deployments.models import Heartbeat
 from deployments.monitoring import canary, incidents, lease, probe, samples, scrape
 
@@ -83,3 +83,8 @@ def balances_due() -> None:
 @shared_task(name="deployments.tasks.incidents_due")
 def incidents_due() -> None:
     incidents.watch(now=timezone.now())
+
+
+@shared_task(name="deployments.tasks.drills_due")
+def drills_due() -> None:
+    drills.due(clock=timezone.now)

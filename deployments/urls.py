@@ -2,7 +2,19 @@
 
 from django.urls import path
 
-from deployments.views import accounts, compare, deployment, fleet, incidents, launch, metrics, radar, report
+from deployments.views import (
+    accounts,
+    compare,
+    deployment,
+    drill,
+    exposition,
+    fleet,
+    incidents,
+    launch,
+    metrics,
+    radar,
+    report,
+)
 
 urlpatterns = [
     path("", fleet.overview, name="overview"),
@@ -15,6 +27,7 @@ urlpatterns = [
     path("deployments/<uuid:pk>/metrics/", metrics.metrics, name="deployment_metrics"),
     path("deployments/<uuid:pk>/series/", metrics.series, name="deployment_series"),
     path("deployments/<uuid:pk>/settings/", deployment.settings, name="deployment_settings"),
+    path("deployments/<uuid:pk>/drill/", drill.drill, name="deployment_drill"),
     path("deployments/<uuid:pk>/<str:action>/", deployment.act, name="deployment_action"),
     path("accounts/providers/", accounts.accounts, name="provider_accounts"),
     path("accounts/providers/add/", accounts.add, name="provider_account_add"),
@@ -25,6 +38,7 @@ urlpatterns = [
     path("incidents/<int:pk>/<str:action>/", incidents.act, name="incident_action"),
     path("reliability/", report.report, name="reliability"),
     path("reliability.csv", report.report_csv, name="reliability_csv"),
+    path("metrics", exposition.metrics, name="metrics"),
     path("radar/", radar.radar, name="radar"),
     path("radar/<int:pk>/<str:action>/", radar.act, name="radar_action"),
 ]

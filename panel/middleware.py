@@ -21,6 +21,7 @@ from django.db import (
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 
+from panel import logs
 from panel.audit.chain import AuditUnavailable
 from panel.context import context_of, request_context
 from panel.signin import to_sign_in
@@ -46,9 +47,11 @@ class RequestIdMiddleware:
             return self._acall(request)
         here = context_of(request)
         token = request_context.set(here)
+        logs.begin()
         try:
             response = self.get_response(request)
         finally:
+            logs.end()
             request_context.reset(token)
         response["X-Request-ID"] = here.request_id
         return response
@@ -56,9 +59,11 @@ class RequestIdMiddleware:
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         here = context_of(request)
         token = request_context.set(here)
+        logs.begin()
         try:
             response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
         finally:
+            logs.end()
             # Else it would follow whoever called us: asgiref carries what a coroutine sets back to its caller.
             request_context.reset(token)
         response["X-Request-ID"] = here.request_id

@@ -28,7 +28,7 @@ KEY = "sandbox-key-that-opens-the-emulators"
 PATIENCE = 30.0
 """Seconds until an emulator that does not answer counts as failed, and one that does not end as stuck."""
 FOREIGN = (
-    "DATABASE_URL", "CELERY_BROKER_URL", "REGIA_SECRET_KEY", "REGIA_FIELD_KEYS", "RUNPOD_API_KEY", "VAST_API_KEY",
+    "DATABASE_URL", "CELERY_BROKER_URL", "REGIA_SECRET_KEY", "REGIA_FIELD_KEYS", "REGIA_METRICS_TOKEN", "RUNPOD_API_KEY", "VAST_API_KEY",
 )  # fmt: skip
 """What of a real panel's environment the sandbox does without: its rows, bells and keys are its own."""
 

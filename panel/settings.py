@@ -60,6 +60,10 @@ datadir.ensure(DATA_DIR)
 SECRET_KEY = env("REGIA_SECRET_KEY") or datadir.secret(DATA_DIR / "secret_key")
 # Newest first: the first encrypts, all decrypt. They live outside the database on purpose.
 FIELD_KEYS = env_list("REGIA_FIELD_KEYS") or datadir.fernet_keys(DATA_DIR / "field_keys")
+# Who shows it may read /metrics, and nothing else.
+METRICS_TOKEN = env("REGIA_METRICS_TOKEN") or datadir.secret(DATA_DIR / "metrics_token")
+if len(METRICS_TOKEN) < 16:
+    raise ImproperlyConfigured("REGIA_METRICS_TOKEN must have at least 16 characters.")
 
 ALLOWED_HOSTS = env_list("REGIA_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env_list("REGIA_CSRF_TRUSTED_ORIGINS")
@@ -129,6 +133,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "panel.ui.context.shell",
+                "panel.health.header",
             ],
         },
     },
@@ -196,6 +201,7 @@ CELERY_BEAT_SCHEDULE = {
     "offers": {"task": "deployments.tasks.offers_due", "schedule": 60.0, "options": {"expires": 60}},
     # Each reads what is ten minutes old, and tests the key whose bell was lost.
     "balances": {"task": "deployments.tasks.balances_due", "schedule": 60.0, "options": {"expires": 60}},
+    "drills": {"task": "deployments.tasks.drills_due", "schedule": 5.0, "options": {"expires": 10}},
     "meter": {"task": "billing.tasks.meter", "schedule": 15.0, "options": {"expires": 60}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
 }
@@ -353,12 +359,24 @@ READY_MAX_AGE = env_int("REGIA_READY_MAX_AGE", 60)
 
 # -- logs ----------------------------------------------------------------------------------------
 
+LOG_FORMAT = env("REGIA_LOG_FORMAT", "line")
+if LOG_FORMAT not in {"line", "json"}:
+    raise ImproperlyConfigured(f"REGIA_LOG_FORMAT must be line or json, not {LOG_FORMAT!r}.")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "filters": {"redact": {"()": "panel.logs.RedactLinks"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["redact"]}},
+    "formatters": {
+        "line": {
+            "()": "panel.logs.Line",
+            "format": "{asctime} {levelname} {name} {message}{about}",
+            "style": "{",
+        },
+        "json": {"()": "panel.logs.Json"},
+    },
+    "filters": {"redact": {"()": "panel.logs.RedactLinks"}, "ids": {"()": "panel.logs.AddIds"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["redact", "ids"]}
+    },
     "root": {"handlers": ["console"], "level": env("REGIA_LOG_LEVEL", "INFO")},
     "loggers": {
         # They log URLs and bodies' sizes at INFO; nothing an operator acts on.

@@ -10,6 +10,7 @@ handler500 = "panel.middleware.server_error"
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
+    path("health/", health.strip, name="panel_health"),
     path("", include("panel.accounts.urls")),
     path("", include("deployments.urls")),
     path("", include("billing.urls")),

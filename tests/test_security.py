@@ -191,6 +191,7 @@ def test_no_secret_shows_during_a_launch(world, client, logged, capsys):  # noqa
     secrets = {
         "api key": instance.api_key, "door's key": instance.tls_key, "provider's key": account.credentials, "secret key": settings.SECRET_KEY,
         "field key": settings.FIELD_KEYS[0], "link": token, "session": client.session.session_key,
+        "metrics token": settings.METRICS_TOKEN,
     }  # fmt: skip
     assert all(len(secret) > 8 for secret in secrets.values())
     audit = json.dumps(list(AuditEvent.objects.values()), default=str)

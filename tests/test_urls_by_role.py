@@ -47,6 +47,8 @@ def table(made: scene.Scene) -> dict[str, Row]:
     return {
         "healthz": Row(OPEN, NO_SUCH_METHOD),
         "readyz": Row("503 503 503 503", NO_SUCH_METHOD),
+        "metrics": Row("401 401 401 401", NO_SUCH_METHOD),
+        "panel_health": Row("302 200 200 200", "302 405 405 405"),
         "sign_in_link": Row("302 302 302 302", NO_SUCH_METHOD, [link]),
         # -- accounts -------------------------------------------------------------------------------
         "account_login": Row("200 302 302 302", "200 302 302 302"),
@@ -71,6 +73,7 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "deployment_metrics": Row("302 200 200 200", "302 200 200 200", [ready]),
         "deployment_series": Row("302 200 200 200", "302 200 200 200", [ready]),
         "deployment_action": Row("302 403 200 200", "302 403 302 302", [ready, "stop"]),
+        "deployment_drill": Row("302 403 403 200", "302 403 403 302", [ready]),
         "deployment_settings": Row("302 403 302 302", "302 403 422 422", [ready]),
         "incidents": Row("302 200 200 200", "302 200 200 200"),
         "incident": Row("302 200 200 200", "302 200 200 200", [made.incident.pk]),

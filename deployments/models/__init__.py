@@ -1,6 +1,7 @@
 from deployments.models.account import Installation, ProviderAccount
 from deployments.models.breaker import Breaker
 from deployments.models.deployment import Deployment
+from deployments.models.drill import Drill
 from deployments.models.event import Event
 from deployments.models.evidence import ResidencyEvidence
 from deployments.models.heartbeat import Heartbeat
@@ -13,6 +14,7 @@ from deployments.models.sample import Monitor, Sample
 __all__ = [
     "Breaker",
     "Deployment",
+    "Drill",
     "Event",
     "Heartbeat",
     "Incident",

@@ -66,6 +66,7 @@ class Deployment(models.Model):
     allow_plaintext = models.BooleanField(
         default=False, help_text="an endpoint without TLS is accepted: keys and prompts travel in the clear"
     )
+    protected = models.BooleanField(default=False, help_text="no drill kills its machine")
     plan_b = models.PositiveSmallIntegerField(
         default=3, help_text="how many next-best offers are tried after a definite no"
     )
@@ -108,6 +109,7 @@ class Deployment(models.Model):
             ("launch_deployment", "Can launch a deployment"),
             ("operate_deployment", "Can stop, start and terminate a deployment"),
             ("chat_deployment", "Can chat with a deployment"),
+            ("drill_deployment", "Can have a deployment's machine killed as a drill"),
         ]
         indexes = [models.Index(fields=["desired", "-created_at"], name="deployments_desired")]
 

@@ -15,6 +15,7 @@ from django.middleware.security import SecurityMiddleware
 from django.urls import Resolver404, resolve
 
 from deployments.playground.views import Admit, admit_in_thread, answer, chat_stream
+from panel import logs
 from panel.context import context_of, request_context
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -64,9 +65,11 @@ class StreamMiddleware:
         """The stream's response, or the refusal, with the headers that every page of the panel has."""
         here = context_of(request)
         token = request_context.set(here)
+        logs.begin(deployment=deployment_id)
         try:
             response = self._redirect(request) or await answer(request, deployment_id, admit=admit)
         finally:
+            logs.end()
             request_context.reset(token)
         response["X-Request-ID"] = here.request_id
         for name, value in self._page_headers(request).items():

@@ -365,6 +365,12 @@ class Provider(Protocol):
     def start(self, remote_id: str) -> None:
         """Bring a stopped machine back. Raises NoCapacity when its GPU is taken."""
 
+    def kill(self, remote_id: str) -> None:
+        """End the machine as a crash would, for a drill: what follows must tell it from no other crash.
+
+        Raises Gone when there is no such machine, Rejected when it does not run.
+        """
+
     def logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
         """The newest `tail` lines, oldest first, secrets masked."""
 

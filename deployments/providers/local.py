@@ -128,6 +128,13 @@ class LocalProvider(NoExtras):
             self._require(machine)
             self._end(machine, "stop")
 
+    def kill(self, remote_id: str) -> None:
+        """SIGKILL its engine, as the kernel does when memory runs out. Its supervisor sees it end."""
+        machine = self._machine(remote_id)
+        self._require(machine)
+        if not local_process.kill(machine.read_or_empty("state.json").get("engine")):
+            raise Rejected(f"The engine of {remote_id} does not run.")
+
     def start(self, remote_id: str) -> None:
         """Run the machine again, on a new port. One that runs is left as it is."""
         machine = self._machine(remote_id)

@@ -100,6 +100,17 @@ def end(root: Path, label: str, state: Mapping[str, Any], *, gentle: float, hard
     return _send_until_gone(root, label, state, signal.SIGKILL, seconds=hard)
 
 
+def kill(identity: Mapping[str, Any] | None) -> bool:
+    """SIGKILL the very process {pid, start}; False when it does not run."""
+    if not identity or not is_alive(identity):
+        return False
+    try:
+        psutil.Process(int(identity["pid"])).kill()
+    except psutil.Error:
+        return False
+    return True
+
+
 def _send_until_gone(
     root: Path, label: str, state: Mapping[str, Any], number: signal.Signals, *, seconds: float
 ) -> bool:

@@ -133,6 +133,9 @@ class RunPodProvider:
         except Rejected as e:
             self._settle(remote_id, e, settled=())
 
+    def kill(self, remote_id: str) -> None:
+        self.terminate(remote_id)
+
     def stop(self, remote_id: str) -> None:
         if is_endpoint(remote_id):
             self._api.change("PATCH", _path(remote_id), runpod_orders.stop_body(), machine=remote_id)

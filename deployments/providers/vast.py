@@ -125,6 +125,9 @@ class VastProvider(NoExtras):
             "terminate", lambda api: api.destroy_instance(instance), patience=vast_pace.END_PATIENCE
         )
 
+    def kill(self, remote_id: str) -> None:
+        self.terminate(remote_id)
+
     def stop(self, remote_id: str) -> None:
         """The GPU is free for others from then on, and the disk bills on."""
         instance = _number(remote_id)

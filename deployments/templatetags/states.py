@@ -125,6 +125,9 @@ _EVENTS = {
     "mend-refused": "could not be mended",
     "rotate": "was asked to take a new key",
     "rotated": "has a new key",
+    "drill": "begins a drill",
+    "drill-killed": "lost its machine to a drill",
+    "drill-over": "ended a drill",
 }
 
 

@@ -23,7 +23,6 @@ from deployments import radar
 from deployments.lifecycle import State
 from deployments.models import Breaker, Instance, ProviderAccount
 from deployments.templatetags.states import COUNTRIES, rate_now
-from deployments.views import reads
 from panel import sandbox
 from panel.accounts.access import requires
 from panel.ui.http import SignedInRequest
@@ -99,7 +98,6 @@ def accounts(request: SignedInRequest) -> HttpResponse:
         "rows": rows,
         "poll": POLL_WAITING if any(row.waiting for row in rows) else POLL,
         "may_change": request.user.has_perm(CHANGE),
-        "silent_since": reads.silent_since(now),
         "now": now,
     }
     return live(request, "deployments/accounts.html", context, fragments=("accounts",))

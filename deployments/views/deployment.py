@@ -33,6 +33,7 @@ from panel.ui.live import live, wanted_fragment
 TABS = ("overview", "events", "cost", "settings")
 EVENTS_ROWS = 100
 EVIDENCE_ROWS = 5
+DRILL_ROWS = 5
 LOG_LINES = 200
 LOG_PATIENCE = 5.0
 """Seconds a page waits for a provider's log."""
@@ -80,6 +81,8 @@ def _frame(request: SignedInRequest, d: Deployment, tab: str, *, now: datetime) 
         "may_chat": request.user.has_perm("deployments.chat_deployment"),
         "edge": _next_edge(d, now=now),
         "troubles": list(Incident.objects.open().of(d).order_by("-opened_at")[:3]),
+        "drills": list(d.drills.order_by("-asked_at")[:DRILL_ROWS]),
+        "may_drill": request.user.has_perm("deployments.drill_deployment"),
     }
 
 

@@ -41,7 +41,6 @@ def overview(request: SignedInRequest) -> HttpResponse:
         "counts": counts,
         "notices": list(open_notices()[:5]),
         "events": list(Event.objects.select_related("deployment").order_by("-at")[:8]),
-        "silent_since": reads.silent_since(now),
         **_money(request.user, now=now),
         "sparks": glance.rows(rows, now=now),
         "now": now,

@@ -11,7 +11,6 @@ from django.utils import timezone
 
 from deployments import radar as rules
 from deployments import services
-from deployments.views import reads
 from panel.accounts.access import requires
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
@@ -32,7 +31,6 @@ def radar(request: SignedInRequest) -> HttpResponse:
         "hidden": sum(s.machine.hidden for s in seen),
         "with_hidden": with_hidden,
         "may_act": request.user.has_perm("deployments.operate_deployment"),
-        "silent_since": reads.silent_since(now),
         "now": now,
     }
     return live(request, "deployments/radar.html", context, fragments=("radar",))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.conf import settings
 from django.db.models import Count, Exists, OuterRef, Q
 from django.http import Http404
 
 from deployments.lifecycle import MAY_EXIST, PHASES, SERVING, STARTING, TERMINAL, Desired, State
-from deployments.models import Deployment, Event, Heartbeat, Instance
+from deployments.models import Deployment, Event, Instance
 from deployments.models.deployment import DeploymentQuerySet
 from deployments.models.instance import InstanceQuerySet
+from panel import logs
 from panel.accounts.models import User
 from panel.audit.models import Pseudonym
 from panel.ui.charts import share_of_time
@@ -28,6 +28,7 @@ def get_deployment_or_404(user: User, pk: UUID) -> Deployment:
     found = Deployment.objects.visible_to(user).select_related("owner").filter(pk=pk).first()
     if found is None:
         raise Http404
+    logs.about(deployment=pk)
     return found
 
 
@@ -223,11 +224,3 @@ def poll_seconds(deployment: Deployment) -> int | None:
         (current.status in SERVING) == (deployment.desired == Desired.RUNNING)
     )
     return 5 if current.status in steady and settled else 2
-
-
-def silent_since(now: datetime) -> datetime | None:
-    """When the loop was last seen, if that is too long ago: what the page shows is old then."""
-    beat = Heartbeat.objects.filter(name="reconcile").first()
-    if beat and now - beat.at > timedelta(seconds=settings.READY_MAX_AGE):
-        return beat.at
-    return None

@@ -52,6 +52,10 @@ class SettingsForm(forms.Form):
         label="Allow an unencrypted endpoint", required=False,
         help_text="Keys and prompts travel in the clear.",
     )  # fmt: skip
+    protected = forms.BooleanField(
+        label="Protect from drills", required=False,
+        help_text="Nobody can have its machine killed as an exercise.",
+    )  # fmt: skip
     allowed_countries = Several(
         "Allowed countries", COUNTRY_CHOICES, error_messages={"required": "Allow at least one country."}
     )

@@ -23,6 +23,7 @@ _OPERATE = [
 ]
 _ADMINISTER = [
     *_OPERATE,
+    "deployments.drill_deployment",
     "deployments.add_provideraccount",
     "deployments.change_provideraccount",
     "deployments.view_instance",

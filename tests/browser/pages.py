@@ -68,6 +68,8 @@ def paths(scene: Scene) -> dict[str, str]:
         "incidents-none": "/incidents/?show=closed",
         "incident": f"/incidents/{scene.incident.pk}/",
         "reliability": "/reliability/",
+        "drill": f"{one}drill/",
+        "drill-refused": f"{up}drill/",
         "radar": "/radar/",
         "radar-hidden": "/radar/?hidden=1",
         "radar-terminate": f"/radar/{scene.found.pk}/terminate/",

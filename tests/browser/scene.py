@@ -138,6 +138,7 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     )
     scene_providers.tell(accounts, now=now)
     scene_providers.interrupt(outbid, now=now)
+    scene_providers.drill(outbid, now=now)
     scene_providers.read(ready, now=now)
     found, foreign = scene_providers.see(accounts["runpod"], now=now)
     ledger.meter(now)

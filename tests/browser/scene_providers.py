@@ -10,6 +10,7 @@ from deployments.lifecycle import Desired, State
 from deployments.models import (
     Breaker,
     Deployment,
+    Drill,
     Installation,
     Instance,
     ListedMachine,
@@ -123,6 +124,25 @@ def read(deployment: Deployment, *, now: datetime) -> None:
             found=[["US-DE-1" if code == "US" else "EU-CZ-1", code]], source="GET /v2/pods: dataCenterId",
             allowed=allowed, reason=f"{code} is {'in the EU' if allowed else 'outside the EEA'}.",
         )  # fmt: skip
+
+
+def drill(deployment: Deployment, *, now: datetime) -> None:
+    """One drill that is over, one that was called off, and one under way."""
+    instance = deployment.instances.get()
+
+    def at(minutes: float, seconds: float) -> datetime:
+        return now - timedelta(minutes=minutes) + timedelta(seconds=seconds)
+
+    common = {"deployment": deployment, "instance": instance, "actor": "system", "usual_seconds": 174.0}
+    Drill.objects.create(
+        **common, replacement=instance, asked_at=at(90, 0), killed_at=at(90, 3), detected_at=at(90, 44),
+        relaunched_at=at(90, 133), ready_at=at(90, 313), over_at=at(90, 314), outcome="ready",
+    )  # fmt: skip
+    Drill.objects.create(
+        **common, asked_at=at(60, 0), over_at=at(60, 5), outcome="aborted",
+        detail="Its provider refused: the machine is locked.",
+    )  # fmt: skip
+    Drill.objects.create(**common, asked_at=at(1, 0), killed_at=at(1, 4), detected_at=at(1, 21))
 
 
 def typed(deployment: Deployment, **changes: object) -> str:

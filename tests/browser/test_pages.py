@@ -182,3 +182,35 @@ def test_the_answer_of_a_keys_test_appears_by_itself(browser, live_server, made,
     )
     card.get_by_text("The key lacks a right.").wait_for(timeout=20_000)
     page.close()
+
+
+def test_an_open_page_tells_that_the_clock_has_stopped_and_that_it_goes_again(browser, live_server, made):
+    from datetime import timedelta
+
+    from deployments.models import Heartbeat
+
+    page = browser.new_page()
+    sign_in(page, live_server.url)
+    page.goto(f"{live_server.url}/deployments/{made.ready.pk}/")
+    Heartbeat.beat("beat", timezone.now() - timedelta(minutes=4))
+    page.evaluate("htmx.trigger('#panel-health', 'wake')")
+    page.get_by_text("The clock was last seen 4 min ago.").wait_for()
+    assert not pages.axe(page)
+    Heartbeat.beat("beat", timezone.now())
+    page.evaluate("htmx.trigger('#panel-health', 'wake')")
+    page.get_by_text("The clock was last seen").wait_for(state="detached")
+    page.close()
+
+
+def test_a_drill_is_begun_without_a_mouse(browser, live_server, made, rung):
+    page = browser.new_page()
+    sign_in(page, live_server.url)
+    page.goto(f"{live_server.url}/deployments/{made.ready.pk}/")
+    page.get_by_role("link", name="Run a drill").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Kill the machine of support-assistant?").wait_for()
+    page.get_by_role("button", name="Kill it and measure").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("A drill is under way.").wait_for()
+    assert not pages.axe(page)
+    page.close()

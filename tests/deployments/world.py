@@ -119,12 +119,13 @@ class World:
             self.deliver(lambda: probe.probe_due(clock=self.clock))
         if due:
             self.deliver(lambda: reconcile.due(self.clock()))
-        for name, row_id, *claim in self.bells.take(self.clock()):
+        for name, *given in self.bells.take(self.clock()):
             if name == services.LOOK:
+                row_id, *claim = given
                 claimed = datetime.fromisoformat(claim[0]) if claim else None
                 self.deliver(partial(reconcile.look, UUID(row_id), clock=self.clock, claim=claimed))
             elif name == services.END:
-                self.deliver(partial(reconcile.terminate, UUID(row_id), clock=self.clock))
+                self.deliver(partial(reconcile.terminate, UUID(given[0]), clock=self.clock))
 
     def deliver(self, bell: Callable[[], object]) -> None:
         """Run one task, in a process of its own while a crash is armed."""

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -204,6 +205,18 @@ class ProviderContract:
         assert found(provider, label) == []
         assert found(provider, label) == []
 
+    def test_a_killed_machine_runs_no_more_and_can_be_given_back(self, provider: Provider) -> None:
+        label = new_label()
+        remote_id = self.running(provider, label)
+        provider.kill(remote_id)
+        give_up = time.monotonic() + PATIENCE
+        while any(m.status is MachineStatus.RUNNING for m in found(provider, label)):
+            assert time.monotonic() < give_up, "it runs on"
+            time.sleep(0.05)
+        with suppress(Gone):
+            provider.terminate(remote_id)
+        assert found(provider, label) == []
+
     def test_terminating_again_is_gone_or_fine(self, provider: Provider) -> None:
         label = new_label()
         remote_id = provider.create(self.order(provider, label), deadline=soon())
@@ -225,7 +238,12 @@ class ProviderContract:
         assert found(provider, label) == []
 
     def test_an_unknown_id_is_gone(self, provider: Provider) -> None:
-        calls: list[Callable[[str], object]] = [provider.terminate, provider.start, provider.logs]
+        calls: list[Callable[[str], object]] = [
+            provider.terminate,
+            provider.kill,
+            provider.start,
+            provider.logs,
+        ]
         if provider.traits.can_stop:
             calls.append(provider.stop)
         for call in calls:

@@ -133,6 +133,9 @@ class FakeCloud(NoExtras):
             self._close(row)
             row["gone"] = True
 
+    def kill(self, remote_id: str) -> None:
+        self.terminate(remote_id)
+
     def stop(self, remote_id: str) -> None:
         time.sleep(self.latency)
         with self._machines() as machines:

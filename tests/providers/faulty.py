@@ -202,6 +202,9 @@ class Faulty:
     def terminate(self, remote_id: str) -> None:
         self._change("terminate", remote_id, lambda: self.inner.terminate(remote_id))
 
+    def kill(self, remote_id: str) -> None:
+        self._change("kill", remote_id, lambda: self.inner.kill(remote_id))
+
     def stop(self, remote_id: str) -> None:
         self._change("stop", remote_id, lambda: self.inner.stop(remote_id))
 

@@ -149,6 +149,16 @@ def test_a_killed_engine_is_listed_as_exited_and_by_which_signal(provider: Local
     assert machine.endpoint_url is None
 
 
+def test_a_machine_is_killed_as_a_crash_would_and_only_while_it_runs(provider: LocalProvider) -> None:
+    label = "regia-a-1"
+    create(provider, label)
+    ready(provider, label)
+    provider.kill(label)
+    assert "SIGKILL" in wait_for(provider, label, MachineStatus.EXITED).detail
+    with pytest.raises(Rejected):
+        provider.kill(label)
+
+
 def test_an_engine_whose_supervisor_is_killed_ends_too(provider: LocalProvider) -> None:
     label = "regia-a-1"
     create(provider, label)
