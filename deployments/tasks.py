@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from deployments import accounts, drills, reconcile
 from deployments.models import Heartbeat
-from deployments.monitoring import canary, incidents, lease, probe, samples, scrape
+from deployments.monitoring import canary, incidents, launches, lease, probe, samples, scrape
 
 
 @shared_task(name="deployments.tasks.due")
@@ -63,6 +63,11 @@ def purge_samples() -> None:
 @shared_task(name="deployments.tasks.lease_due")
 def lease_due() -> None:
     lease.renew_due(clock=timezone.now)
+
+
+@shared_task(name="deployments.tasks.launches_due")
+def launches_due() -> None:
+    launches.follow_due(clock=timezone.now)
 
 
 @shared_task(name="deployments.tasks.offers_due")

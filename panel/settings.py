@@ -198,6 +198,7 @@ CELERY_BEAT_SCHEDULE = {
     "purge": {"task": "deployments.tasks.purge_samples", "schedule": 600.0, "options": {"expires": 600}},
     "incidents": {"task": "deployments.tasks.incidents_due", "schedule": 3.0, "options": {"expires": 6}},
     "lease": {"task": "deployments.tasks.lease_due", "schedule": 5.0, "options": {"expires": 10}},
+    "launches": {"task": "deployments.tasks.launches_due", "schedule": 5.0, "options": {"expires": 10}},
     "offers": {"task": "deployments.tasks.offers_due", "schedule": 60.0, "options": {"expires": 60}},
     # Each reads what is ten minutes old, and tests the key whose bell was lost.
     "balances": {"task": "deployments.tasks.balances_due", "schedule": 60.0, "options": {"expires": 60}},

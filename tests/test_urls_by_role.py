@@ -72,6 +72,7 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "deployment_logs": Row("302 200 200 200", "302 200 200 200", [ready]),
         "deployment_metrics": Row("302 200 200 200", "302 200 200 200", [ready]),
         "deployment_series": Row("302 200 200 200", "302 200 200 200", [ready]),
+        "deployment_logs_download": Row("302 200 200 200", "302 200 200 200", [ready]),
         "deployment_action": Row("302 403 200 200", "302 403 302 302", [ready, "stop"]),
         "deployment_drill": Row("302 403 403 200", "302 403 403 302", [ready]),
         "deployment_settings": Row("302 403 302 302", "302 403 422 422", [ready]),

@@ -7,6 +7,7 @@ from deployments.models.evidence import ResidencyEvidence
 from deployments.models.heartbeat import Heartbeat
 from deployments.models.incident import Incident, IncidentEntry
 from deployments.models.instance import Instance, KeyStep, StaleWrite
+from deployments.models.launch import Launch
 from deployments.models.machine import ListedMachine
 from deployments.models.offer import Offer
 from deployments.models.sample import Monitor, Sample
@@ -22,6 +23,7 @@ __all__ = [
     "Installation",
     "Instance",
     "KeyStep",
+    "Launch",
     "ListedMachine",
     "Monitor",
     "Offer",

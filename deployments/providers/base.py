@@ -336,6 +336,8 @@ class Traits:
     """Seconds between two inspections of one serverless endpoint, at the least."""
     ends_tls: bool = False
     """A proxy of the provider ends TLS before the machine, with a certificate of a public authority."""
+    system_log_apart: bool = False
+    """`logs` tells what the container says alone; `system_logs` is asked for the rest."""
 
 
 class Provider(Protocol):
@@ -374,6 +376,9 @@ class Provider(Protocol):
     def logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
         """The newest `tail` lines, oldest first, secrets masked."""
 
+    def system_logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
+        """Where `traits.system_log_apart`: what was done to the machine, which its log does not tell. Empty elsewhere."""
+
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
         """What the provider charged between the two moments (UTC), to the second or as fine as it tells."""
 
@@ -394,7 +399,10 @@ class Provider(Protocol):
 
 
 class NoExtras:
-    """The answers of a provider without serverless endpoints, bids and prepaid money."""
+    """The answers of a provider without serverless endpoints, bids, prepaid money and a second log."""
+
+    def system_logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
+        return ()
 
     def inspect(self, remote_id: str) -> Inspection:
         raise Rejected("This provider has no serverless endpoints.")

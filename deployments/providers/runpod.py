@@ -231,6 +231,10 @@ class RunPodProvider:
                     lines += runpod_logs.parse(self._stream(path, remote_id, tail, seconds=left), secrets)
         return runpod_logs.newest(lines, tail)
 
+    def system_logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
+        """`logs` tells both."""
+        return ()
+
     def _log_paths(self, remote_id: str) -> Iterator[str]:
         at = _path(remote_id)
         if not is_endpoint(remote_id):

@@ -48,6 +48,7 @@ from deployments.providers.vast_values import identity
 TRAITS = Traits(
     backend="vast", title="Vast.ai", can_stop=True, list_interval=10.0, unknown_grace=120.0, company_country="US",
     phase_timeouts={"provisioning": 1500.0, "pulling": 1500.0, "loading": 1200.0, "warming": 600.0},
+    system_log_apart=True,
     one_create_per_offer=True, limits_apart=True,
 )  # fmt: skip
 PAGE = 25
@@ -145,15 +146,23 @@ class VastProvider(NoExtras):
         self._calls.change("bid", lambda api: api.change_bid(instance, price=price))
 
     def logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
+        return self._log(remote_id, tail, "container")
+
+    def system_logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
+        """What the host's daemon did: the image's pull, the container's start and end."""
+        return self._log(remote_id, tail, "system")
+
+    def _log(self, remote_id: str, tail: int, source: str) -> tuple[LogLine, ...]:
         if tail <= 0:
             return ()
         instance, lines = _number(remote_id), min(tail, _MOST_LINES)
         secrets = self._secrets_of(instance)
-        said = self._calls.read("logs", lambda api: api.logs(instance, tail=str(lines)))
+        of_daemon = {"daemon_logs": True} if source == "system" else {}
+        said = self._calls.read("logs", lambda api: api.logs(instance, tail=str(lines), **of_daemon))
         if not isinstance(said, str):
             raise Unavailable("Vast.ai has no log to show yet.")
         return tuple(
-            LogLine(None, "container", mask(line, secrets)[:_LINE])
+            LogLine(None, source, mask(line, secrets)[:_LINE])
             for line in said[-_MOST_LOG:].splitlines()[-lines:]
         )
 

@@ -1,9 +1,7 @@
-"""One deployment: how it stands, its way up, its events, logs and cost, and the acts that are valid now."""
+"""One deployment: how it stands, its way up, its events and cost, and the acts that are valid now."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TookTooLong
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,12 +15,11 @@ from django.utils import timezone
 
 from billing import ledger
 from billing.periods import calendar_month
-from deployments import changes, progress, services
+from deployments import changes, services
 from deployments.lifecycle import Desired
-from deployments.models import Deployment, Incident, Instance, ResidencyEvidence
+from deployments.models import Deployment, Incident, ResidencyEvidence
 from deployments.models.instance import SECRETS
 from deployments.monitoring import reliability
-from deployments.providers.base import LogLine, ProviderError
 from deployments.views import glance, reads
 from deployments.views.form_fields import PLACES
 from deployments.views.settings_form import SettingsForm
@@ -34,9 +31,6 @@ TABS = ("overview", "events", "cost", "settings")
 EVENTS_ROWS = 100
 EVIDENCE_ROWS = 5
 DRILL_ROWS = 5
-LOG_LINES = 200
-LOG_PATIENCE = 5.0
-"""Seconds a page waits for a provider's log."""
 
 
 @requires("deployments.view_deployment")
@@ -106,7 +100,7 @@ def _overview_tab(d: Deployment, now: datetime) -> dict[str, Any]:
         .defer(*(f"instance__{name}" for name in SECRETS))
     )
     return {
-        "waterfall": reads.waterfall(events, now=now),
+        "waterfall": reads.waterfall(instance, events, now=now),
         "lines": reads.named(recent),
         "glance": glance.cards([instance.pk] if instance else [], now=now),
         "lease_silence": reads.lease_silence(instance, now=now),
@@ -212,47 +206,6 @@ def _say_saved(request: SignedInRequest, saved: tuple[changes.Change, ...]) -> N
         messages.success(request, "Saved. The machine is given back and a new one is rented.")
     else:
         messages.success(request, "Saved.")
-
-
-@requires("deployments.view_deployment")
-def logs(request: SignedInRequest, pk: UUID) -> HttpResponse:
-    """The newest lines of the machine's own log, asked of its provider now."""
-    now = timezone.now()
-    d = reads.get_deployment_or_404(request.user, pk)
-    lines, problem = _fetch_logs(d.current)
-    told = progress.latest(line.text for line in lines)
-    context = _frame(request, d, "logs", now=now) | {"log": lines, "problem": problem, "progress": told}
-    return live(request, "deployments/detail.html", context, fragments=("status", "panel"))
-
-
-def _fetch_logs(instance: Instance | None) -> tuple[tuple[LogLine, ...], str]:
-    """The lines, or a sentence that says why there are none."""
-    if instance is None or not instance.remote_id:
-        return (), "There is no machine yet, and so no log."
-    try:
-        adapter = instance.account.adapter()
-    except LookupError:
-        return (
-            (),
-            f"Nothing here speaks to {instance.account.get_backend_display()} yet, so its log cannot be asked for.",
-        )
-    # Not `with`: leaving it would wait for the very call that took too long.
-    pool = ThreadPoolExecutor(max_workers=1)
-    try:
-        lines = pool.submit(adapter.logs, instance.remote_id, tail=LOG_LINES).result(timeout=LOG_PATIENCE)
-    except TookTooLong:
-        return (
-            (),
-            f"{adapter.traits.title} did not answer within {LOG_PATIENCE:.0f} seconds. Reload to ask again.",
-        )
-    except ProviderError as e:
-        return (), f"{adapter.traits.title} did not give the log: {e}"
-    except Exception as e:
-        # Whatever an odd answer broke, the page says so and stands.
-        return (), f"{adapter.traits.title} answered with what cannot be read ({type(e).__name__})."
-    finally:
-        pool.shutdown(wait=False)
-    return lines, "" if lines else "The log is empty so far."
 
 
 @requires("deployments.operate_deployment")

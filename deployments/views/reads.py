@@ -10,10 +10,12 @@ from uuid import UUID
 from django.db.models import Count, Exists, OuterRef, Q
 from django.http import Http404
 
-from deployments.lifecycle import MAY_EXIST, PHASES, SERVING, STARTING, TERMINAL, Desired, State
-from deployments.models import Deployment, Event, Instance
+from deployments.lifecycle import MAY_EXIST, SERVING, STARTING, TERMINAL, Desired, State
+from deployments.models import Deployment, Event, Instance, Launch
 from deployments.models.deployment import DeploymentQuerySet
 from deployments.models.instance import InstanceQuerySet
+from deployments.monitoring import launches, phases
+from deployments.monitoring.phases import Phase, Span, Usual, Verdict
 from panel import logs
 from panel.accounts.models import User
 from panel.audit.models import Pseudonym
@@ -144,55 +146,92 @@ def _is_uuid(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """One row of the launch waterfall."""
+class PhaseRow:
+    """One row of the launch waterfall. `x`, `width` and `mark` (how long is usual) are percent of the whole way."""
 
-    state: State
-    began: datetime
+    phase: Phase
     took: timedelta
+    typical: timedelta | None
     x: str
     width: str
+    mark: str
     going_on: bool
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    phases: tuple[Phase, ...]
+    phases: tuple[PhaseRow, ...]
     total: timedelta
     ready: bool
     """Whether the launch reached Ready."""
     over: bool
     """Whether it ended in something else."""
+    usual: Usual
+    usual_total: timedelta | None
+    progress: str
+    """What the machine last said of itself on its way."""
+    ended: str
+    """Why its container ended, in its own words."""
+    advice: Verdict | None
+    """Of the phase that goes on, or of the last one, when it is not as usual."""
 
 
-def waterfall(events: Sequence[Event], *, now: datetime) -> Waterfall | None:
-    """The way of one attempt to Ready, from its state events, oldest first. None when there are none."""
-    moves = [(State(e.to_state), e.at) for e in events if e.to_state]
-    if not moves:
+def waterfall(instance: Instance | None, events: Sequence[Event], *, now: datetime) -> Waterfall | None:
+    """The way of one attempt to its first token, from its state events, oldest first. None before the first."""
+    launch = Launch.objects.filter(instance=instance).first() if instance else None
+    way = launches.way_of(launch, events) if instance else None
+    if instance is None or way is None:
         return None
-    way: list[tuple[State, datetime]] = []
-    end, last = now, State.REQUESTED
-    for state, at in moves:
-        last = state
-        if state not in PHASES or state is State.READY:
-            end = at
-            break
-        way.append((state, at))
-    open_end = last in PHASES and last is not State.READY
-    if not way:
-        return None
-    start = way[0][1]
-    total = max(end - start, timedelta(milliseconds=1))
-    bounds = [at for _, at in way[1:]] + [end]
-    phases = tuple(
-        Phase(
-            state, began, max(until - began, timedelta(0)),
-            f"{share_of_time(began - start, total):.2f}%", f"{max(0.4, share_of_time(until - began, total)):.2f}%",
-            open_end and until is end,
-        )
-        for (state, began), until in zip(way, bounds, strict=True)
+    usual = _usual(instance, now=now)
+    total = max((way.ready_at or way.over_at or now) - way.began, timedelta(milliseconds=1))
+    left = _left(instance, now=now) if way.going_on else None
+    rows = [_row(span, launch, usual, way.began, total, now=now, left=left) for span in way.spans]
+    if way.ready_at and launch and launch.first_token is not None:
+        first = Span(Phase.FIRST_TOKEN, way.ready_at, way.ready_at + timedelta(seconds=launch.first_token))
+        rows.append(_row(first, launch, usual, way.began, total, now=now, left=None))
+    return Waterfall(
+        tuple(rows), total, ready=way.ready_at is not None, over=way.over_at is not None, usual=usual,
+        usual_total=_span(usual.seconds.get("total")), progress=launch.progress if launch and way.going_on else "",
+        ended=launch.ended if launch and way.ready_at is None else "",
+        advice=next((row.verdict for row in reversed(rows) if row.verdict.act), None),
     )  # fmt: skip
-    return Waterfall(phases, total, ready=last is State.READY, over=not open_end and last is not State.READY)
+
+
+def _usual(instance: Instance, *, now: datetime) -> Usual:
+    d = instance.deployment
+    where = " ".join(filter(None, (instance.account.get_backend_display(), instance.quote.get("tier", ""))))
+    model = d.model.title if d.model else d.model_key
+    return phases.usual(launches.past_of(instance, now=now), model_key=d.model_key, where=where, model=model)
+
+
+def _row(
+    span: Span, launch: Launch | None, usual: Usual, began: datetime, total: timedelta, *, now: datetime, left: timedelta | None
+) -> PhaseRow:  # fmt: skip
+    took, typical = span.took(now), usual.seconds.get(span.phase)
+    at = share_of_time(span.began - began, total)
+    mark = None if typical is None else at + typical / total.total_seconds() * 100
+    return PhaseRow(
+        span.phase, took, _span(typical), f"{min(at, 99.6):.2f}%", f"{max(0.4, share_of_time(took, total)):.2f}%",
+        f"{mark:.2f}%" if mark is not None and mark < 100 else "", span.ended is None,
+        phases.judge(span, typical, launch, now=now, left=left),
+    )  # fmt: skip
+
+
+def _span(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+def _left(instance: Instance, *, now: datetime) -> timedelta | None:
+    """How long until the panel gives the attempt up by itself; None when it would not."""
+    if instance.deployment.desired != Desired.RUNNING or instance.status not in STARTING:
+        return None
+    try:
+        traits = instance.account.adapter().traits
+    except LookupError:
+        return None
+    limit = min(traits.start_timeout, traits.phase_timeouts.get(instance.state, traits.start_timeout))
+    return instance.state_since + timedelta(seconds=limit) - now
 
 
 def lease_silence(instance: Instance | None, *, now: datetime) -> str:

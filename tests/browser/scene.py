@@ -21,7 +21,7 @@ from deployments.models import (
     ProviderAccount,
 )
 from deployments.models.offer import freeze_quote, quote_values
-from deployments.monitoring import incidents
+from deployments.monitoring import incidents, launches
 from deployments.providers.base import Quote
 from panel.accounts.models import User
 from panel.accounts.roles import ADMINISTRATOR
@@ -142,6 +142,8 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     scene_providers.read(ready, now=now)
     found, foreign = scene_providers.see(accounts["runpod"], now=now)
     ledger.meter(now)
+    launches.begin(now=now)
+    launches.follow(launches.claim(now=now), {}, now=now)
     raise_notice(
         "probe:contract-search",
         "warning",
@@ -216,6 +218,7 @@ class _Maker:
             probe_ok_at=self.now - timedelta(seconds=3), probe_detail=reason if state is State.DEGRADED else "",
             probe_failures=3 if state is State.DEGRADED else 0,
         )  # fmt: skip
+        Instance.objects.filter(pk=instance.pk).update(create_sent_at=born)
         before = ""
         for step, moment in zip(way, moments, strict=True):
             Event.objects.create(

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from datetime import datetime
 from pathlib import Path
 
 import pytest
-from django.test import Client
-from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments import progress
 from deployments.progress import Progress, latest, parse
-from deployments.providers.base import LogLine
-from deployments.views import deployment as view
-from tests import factories
-from tests.deployments import door as doors
 
 IMAGE = Path(__file__).resolve().parents[2] / "inference_image"
 
@@ -123,19 +116,6 @@ def test_the_last_line_counts() -> None:
     lines = ["regia phase=loading", "INFO something", "regia phase=ready seconds=9", "GET /health 200"]
     assert latest(lines) == Progress("ready", {"seconds": "9"})
     assert latest(["x"]) is latest([]) is None
-
-
-@pytest.mark.django_db
-def test_the_log_of_a_machine_says_how_far_it_is(client: Client, monkeypatch) -> None:
-    with doors.opened() as door:
-        made = doors.machine(door)
-    said = (LogLine(datetime(2026, 11, 24), "container", "regia phase=loading seconds=20"),)  # noqa: DTZ001
-    monkeypatch.setattr(view, "_fetch_logs", lambda instance: (said, ""))
-    client.force_login(factories.viewer())
-    address = reverse("deployment_logs", args=[made.deployment_id])
-    assert "Loading the model for 20 s" in client.get(address).text
-    monkeypatch.setattr(view, "_fetch_logs", lambda instance: ((), "There is none."))
-    assert 'id="progress"' not in client.get(address).text
 
 
 def test_it_knows_every_phase_of_the_image() -> None:

@@ -81,7 +81,7 @@ class Vast(Handle, Emulator):
         self._numbers = itertools.count(1)
         self._credit_checked = self.clock.now
         self._last_calls: dict[tuple[str, str], list[datetime]] = defaultdict(list)
-        self._logs: dict[str, tuple[int, Instance, int, str]] = {}
+        self._logs: dict[str, tuple[int, Instance, int, str, bool]] = {}
 
     def routes(self) -> list[Route]:
         instance = "/api/v0/instances/{id}"
@@ -364,7 +364,8 @@ class Vast(Handle, Emulator):
         name = f"{secrets.token_hex(16)}.log"
         tail = str(body.get("tail") or "1000")
         self._logs[name] = (
-            self.logs_ready_after, instance, int(tail) if tail.isdigit() else 1000, str(body.get("filter") or "")
+            self.logs_ready_after, instance, int(tail) if tail.isdigit() else 1000, str(body.get("filter") or ""),
+            body.get("daemon_logs") == "true",
         )  # fmt: skip
         url = f"{self.url}/instance_logs/{name}"
         return Answer({"success": True, "result_url": url, "msg": "The log will be there soon."})
@@ -374,11 +375,12 @@ class Vast(Handle, Emulator):
         with self.lock:
             if name not in self._logs:
                 return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
-            left, instance, tail, wanted = self._logs[name]
-            self._logs[name] = (left - 1, instance, tail, wanted)
+            left, instance, tail, wanted, of_daemon = self._logs[name]
+            self._logs[name] = (left - 1, instance, tail, wanted, of_daemon)
             if left > 0:
                 return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
-            lines = [line for line in self._lines(instance) if wanted in line]
+            said = self._daemon_lines(instance) if of_daemon else self._lines(instance)
+            lines = [line for line in said if wanted in line]
         return web.Response(text="\n".join(lines[-tail:]) + "\n")
 
     def _lines(self, instance: Instance) -> list[str]:
@@ -389,6 +391,14 @@ class Vast(Handle, Emulator):
             f"Pulling {instance.image}", f"Container {instance.id} started: {entry}",
             f"INFO non-default args: {{'args': {instance.args}, 'env': {said}}}",
             *self.fleet.engine_logs(instance), *instance.said,
+        ]  # fmt: skip
+
+    def _daemon_lines(self, instance: Instance) -> list[str]:
+        """What the host says of the container: the pull's steps, and the environment that it was started with."""
+        pulled = [f"{layer}: Pull complete" for layer in ("0a9573503463", "20f48d2c6b5d")]
+        return [
+            f"Error response from daemon: No such container: C.{instance.id}", *pulled,
+            f"docker run -e {' -e '.join(f'{k}={v}' for k, v in instance.env.items())} {instance.image}",
         ]  # fmt: skip
 
     # -- money --------------------------------------------------------------------------------------

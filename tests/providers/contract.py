@@ -271,6 +271,10 @@ class ProviderContract:
         assert len(lines) <= 200
         assert len(provider.logs(remote_id, tail=1)) <= 1
         assert provider.logs(remote_id, tail=0) == ()
+        assert provider.system_logs(remote_id, tail=0) == ()
+        of_system = provider.system_logs(remote_id, tail=200)
+        assert {line.source for line in of_system} <= {"system"}
+        assert not any(API_KEY in line.text for line in of_system)
         assert {line.source for line in lines} <= {"container", "system"}
         assert not any(API_KEY in line.text for line in lines)
         times = [line.at for line in lines if line.at]

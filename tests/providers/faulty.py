@@ -232,6 +232,10 @@ class Faulty:
         self._refuse(self._take("logs", remote_id), "logs")
         return self.inner.logs(remote_id, tail=tail)
 
+    def system_logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
+        self._refuse(self._take("system_logs", remote_id), "system_logs")
+        return self.inner.system_logs(remote_id, tail=tail)
+
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
         self._refuse(self._take("charges", ""), "charges")
         return self.inner.charges(since, until)

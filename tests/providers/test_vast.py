@@ -404,6 +404,19 @@ def test_logs_hide_the_key_and_every_secret_of_the_environment(
     assert len(provider.logs(remote_id, tail=2)) == 2
 
 
+def test_what_the_host_did_is_a_log_of_its_own_and_shows_no_secret_either(
+    emulator: Vast, provider: VastProvider
+) -> None:
+    _, remote_id = rent(provider, environment={"HF_TOKEN": "planted"})
+    lines = provider.system_logs(remote_id)
+    assert {line.source for line in lines} == {"system"}
+    assert any("Pull complete" in line.text for line in lines)
+    assert any("HF_TOKEN=***" in line.text for line in lines)
+    assert not any("planted" in line.text or API_KEY in line.text for line in lines)
+    assert not any("Pull complete" in line.text for line in provider.logs(remote_id))
+    assert provider.system_logs(remote_id, tail=0) == ()
+
+
 def test_it_is_no_serverless_provider(provider: VastProvider) -> None:
     with pytest.raises(Rejected):
         provider.inspect("1")
