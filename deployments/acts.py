@@ -196,7 +196,7 @@ def _tell_outbid(work: Step, i: Instance, *, back: bool, reason: str) -> None:
         return
     raise_notice(
         key, Notice.Severity.WARNING, f"{work.deployment.name} was outbid", now=now,
-        url=work.deployment.get_absolute_url(),
+        url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
         detail=f"Compute is not billed meanwhile, its disk is. By its policy: {work.deployment.get_bid_policy_display()}.",
     )  # fmt: skip
 
@@ -229,7 +229,7 @@ def _tell_violation(work: Step, i: Instance, reason: str) -> None:
     raise_notice(
         f"residency:{work.deployment.pk}", Notice.Severity.CRITICAL,
         f"{work.deployment.name} stood where it may not", now=now,
-        url=work.deployment.get_absolute_url(), detail=f"{reason} {i.label} is given back.",
+        url=work.deployment.get_absolute_url(), subject=work.deployment.pk, detail=f"{reason} {i.label} is given back.",
     )  # fmt: skip
     chain.record(
         "residency.violation", actor=None, target=i, now=now, reason=reason, may_spool=True,
@@ -243,13 +243,13 @@ def _ask_end(work: Step, action: d.Action) -> None:
     if now - i.state_since > d.PAGE_AFTER:
         raise_notice(
             f"terminate:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} cannot be terminated", now=now,
-            url=work.deployment.get_absolute_url(),
+            url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
             detail=f"{i.account.name} has not ended {i.label} after {i.end_tries} tries. It goes on accruing.",
         )  # fmt: skip
     if i.locked:
         raise_notice(
             f"locked:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} is locked at {i.account.name}",
-            now=now, url=work.deployment.get_absolute_url(),
+            now=now, url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
             detail=f"Unlock {i.label} in the provider's console. It is asked for again and again, and accrues until then.",
         )  # fmt: skip
     services.ring_end(i.pk)
@@ -274,7 +274,7 @@ def _end_duplicates(work: Step, action: d.Action) -> None:
     i = of(work, action)
     raise_notice(
         f"duplicates:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} stands twice at {i.account.name}",
-        now=work.clock(), url=work.deployment.get_absolute_url(),
+        now=work.clock(), url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
         detail=f"{len(i.duplicates)} more under {i.label}: ended until no list shows them.",
     )  # fmt: skip
     for remote_id in i.duplicates:
@@ -293,7 +293,7 @@ def _stop(work: Step, action: d.Action) -> None:
     if now - i.state_since > d.PAGE_AFTER:
         raise_notice(
             f"stop:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} cannot be stopped", now=now,
-            url=work.deployment.get_absolute_url(), detail=f"{i.account.name} still runs {i.label}, and it accrues.",
+            url=work.deployment.get_absolute_url(), subject=work.deployment.pk, detail=f"{i.account.name} still runs {i.label}, and it accrues.",
         )  # fmt: skip
     refusal = call(i, "stop", i.remote_id, now=now)
     if refusal is not None and not isinstance(refusal, calls.Held):

@@ -75,7 +75,7 @@ def _take_in(account: ProviderAccount, machine: Machine, *, now: datetime) -> In
         services.note(deployment, "found", now=now, reason=f"{instance.label} at {account.name}")
         raise_notice(
             f"found:{instance.label}", Notice.Severity.CRITICAL, "A machine that nobody knows runs under our label",
-            now=now, url=deployment.get_absolute_url(),
+            now=now, url=deployment.get_absolute_url(), subject=deployment.pk,
             detail=f"{instance.label} at {account.name}. It is ended in {SPARE.seconds // 60} minutes.",
         )  # fmt: skip
         services.ring(deployment, now=now)

@@ -394,7 +394,7 @@ def _tell_drift(row: Instance, *, now: datetime) -> None:
         return
     raise_notice(
         key, Notice.Severity.WARNING, f"{row.deployment.name} was changed by its provider", now=now,
-        url=row.deployment.get_absolute_url(), detail=f"{row.drift} Mend it on its page.",
+        url=row.deployment.get_absolute_url(), subject=row.deployment.pk, detail=f"{row.drift} Mend it on its page.",
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def new_attempt(work: Step, action: d.Action) -> None:
 def alert(work: Step, action: d.Action) -> None:
     raise_notice(
         f"relaunch:{work.deployment.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} is down", now=work.clock(),
-        detail=action.reason, url=work.deployment.get_absolute_url(),
+        detail=action.reason, url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def set_desired(work: Step, action: d.Action) -> None:
         raise StaleWrite("desired") from None
     raise_notice(
         f"stopped:{work.deployment.pk}", Notice.Severity.WARNING, f"{work.deployment.name} was {word}", now=now,
-        detail=action.reason, url=work.deployment.get_absolute_url(),
+        detail=action.reason, url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def take_edge(work: Step, action: d.Action) -> None:
             raise_notice(
                 f"schedule:{deployment.pk}", Notice.Severity.WARNING,
                 f"{deployment.name} was not started by its schedule", now=now, detail=str(e),
-                url=deployment.get_absolute_url(),
+                url=deployment.get_absolute_url(), subject=deployment.pk,
             )  # fmt: skip
         else:
             clear_notice(f"schedule:{deployment.pk}", now=now)

@@ -10,6 +10,7 @@ import os
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Any
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -77,6 +78,7 @@ INSTALLED_APPS = [
     "panel.audit.apps.AuditConfig",
     "panel.privacy.apps.PrivacyConfig",
     "panel.notices.apps.NoticesConfig",
+    "panel.alerts.apps.AlertsConfig",
     "panel.ui.apps.UiConfig",
     "billing.apps.BillingConfig",
     "deployments.apps.DeploymentsConfig",
@@ -134,6 +136,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "panel.ui.context.shell",
                 "panel.health.header",
+                "panel.alerts.context.alerts",
             ],
         },
     },
@@ -205,6 +208,8 @@ CELERY_BEAT_SCHEDULE = {
     "drills": {"task": "deployments.tasks.drills_due", "schedule": 5.0, "options": {"expires": 10}},
     "meter": {"task": "billing.tasks.meter", "schedule": 15.0, "options": {"expires": 60}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
+    "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
+    "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
 }
 CELERY_TIMEZONE = "UTC"
 
@@ -312,9 +317,23 @@ WHITENOISE_MAX_AGE = 3600
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 # Without a backend of its own nothing is mailed, and what needs mail (a password reset) is not offered.
 MAIL_CONFIGURED = bool(env("REGIA_EMAIL_BACKEND"))
-MAILERS: dict[str, dict[str, str]] = (
+MAILERS: dict[str, dict[str, Any]] = (
     {"default": {"BACKEND": env("REGIA_EMAIL_BACKEND")}} if MAIL_CONFIGURED else {}
 )
+if env("REGIA_EMAIL_BACKEND").endswith(".smtp.EmailBackend"):
+    MAILERS["default"]["OPTIONS"] = {
+        "host": env("REGIA_EMAIL_HOST", "localhost"),
+        "port": env_int("REGIA_EMAIL_PORT", 0) or None,
+        "username": env("REGIA_EMAIL_USER"),
+        "password": env("REGIA_EMAIL_PASSWORD"),
+        "use_tls": env("REGIA_EMAIL_SECURITY") == "starttls",
+        "use_ssl": env("REGIA_EMAIL_SECURITY") == "tls",
+        # A mail server that hangs must not hold a worker.
+        "timeout": 10,
+    }
+if env("REGIA_EMAIL_SECURITY") not in {"", "starttls", "tls"}:
+    raise ImproperlyConfigured("REGIA_EMAIL_SECURITY must be starttls or tls, or empty.")
+DEFAULT_FROM_EMAIL = env("REGIA_EMAIL_FROM", "regia@localhost")
 SILENCED_SYSTEM_CHECKS = [] if MAIL_CONFIGURED else ["mail.W001"]
 
 # -- what Regia does -----------------------------------------------------------------------------
@@ -325,6 +344,10 @@ RUNPOD_PROXY_URL_TEMPLATE = env("RUNPOD_PROXY_URL_TEMPLATE", "https://{pod_id}-{
 RUNPOD_BALANCER_URL_TEMPLATE = env("RUNPOD_BALANCER_URL_TEMPLATE", "https://{endpoint_id}.api.runpod.ai")
 VAST_API_BASE_URL = env("VAST_API_BASE_URL", "https://console.vast.ai")
 ALLOW_INSECURE_ENDPOINTS = env_bool("ALLOW_INSECURE_ENDPOINTS")
+# The panel's own address, for the links of alerts; without it they name no page.
+PUBLIC_URL = env("REGIA_PUBLIC_URL").rstrip("/")
+# Alerts may go to receivers in private networks and on this computer, also by plain HTTP.
+ALERTS_ALLOW_PRIVATE = env_bool("REGIA_ALERTS_ALLOW_PRIVATE")
 # The sandbox: emulators stand for the providers, and every page says so.
 SANDBOX = env_bool("REGIA_SANDBOX")
 # What pods and instances run; without it nothing can be rented there. Whether its door speaks TLS itself.

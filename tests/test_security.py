@@ -60,6 +60,7 @@ def pages(made: scene.Scene) -> list[str]:
         reverse("overview"), reverse("launch"), reverse("deployments"), reverse("deployment", args=[made.ready.pk]),
         reverse("deployment", args=[made.failed.pk]), reverse("spend"), reverse("playground"),
         reverse("playground_for", args=[made.ready.pk]), reverse("account_change_password"), reverse("account_logout"),
+        reverse("alerts"), reverse("alert_channel", args=[made.channel.pk]), reverse("alert_rule", args=[made.rule.pk]),
         reverse("admin:index"), *changelists, reverse("admin:accounts_user_change", args=[user.pk]),
         reverse("admin:deployments_instance_change", args=[instance.pk]),
         reverse("admin:deployments_provideraccount_change", args=[instance.account_id]),

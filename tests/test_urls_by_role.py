@@ -92,6 +92,19 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "budget": Row(
             "302 403 403 302", "302 403 403 302", data={"amount": "90", "period": "month", "hard_stop": "on"}
         ),
+        # -- alerts ---------------------------------------------------------------------------------
+        "alerts": Row("302 403 200 200", "302 403 200 200"),
+        "notice_acknowledge": Row("302 403 405 405", "302 403 302 302", [made.notice.pk]),
+        "alert_channel_add": Row("302 403 403 200", "302 403 403 422", ["webhook"]),
+        "alert_channel": Row("302 403 403 200", "302 403 403 422", [made.channel.pk]),
+        "alert_channel_action": Row("302 403 403 200", "302 403 403 302", [made.channel.pk, "test"]),
+        "alert_rule_add": Row("302 403 403 200", "302 403 403 422"),
+        "alert_rule": Row("302 403 403 200", "302 403 403 422", [made.rule.pk]),
+        "alert_rule_delete": Row("302 403 403 200", "302 403 403 302", [made.rule.pk]),
+        "alert_window_add": Row("302 403 403 200", "302 403 403 422"),
+        "alert_window_end": Row("302 403 403 405", "302 403 403 302", [made.window.pk]),
+        "alert_messages_drop": Row("302 403 403 405", "302 403 403 302"),
+        "alert_message_retry": Row("302 403 403 405", "302 403 403 302", [made.message.pk]),
         # -- chat -----------------------------------------------------------------------------------
         "playground": Row("302 403 200 200", "302 403 200 200"),
         "playground_for": Row("302 403 200 200", "302 403 200 200", [ready]),

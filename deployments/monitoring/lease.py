@@ -261,7 +261,7 @@ def _tell(i: Instance, detail: str, *, now: datetime) -> None:
     minutes = round(spent * i.lease_seconds / 60)
     raise_notice(
         _notice(i), severity, f"The lease of {i.deployment.name} is not renewed", now=now,
-        url=i.deployment.get_absolute_url(),
+        url=i.deployment.get_absolute_url(), subject=i.deployment.pk,
         detail=f"Its machine could not be told that it is wanted for {minutes} of {i.lease_seconds // 60} minutes: {detail}. "
         "At the end of it the machine stops answering and ends itself.",
     )  # fmt: skip

@@ -20,6 +20,7 @@ _OPERATE = [
     "deployments.operate_deployment",
     "deployments.chat_deployment",
     "deployments.view_provideraccount",
+    "notices.acknowledge_notice",
 ]
 _ADMINISTER = [
     *_OPERATE,
@@ -41,6 +42,7 @@ _ADMINISTER = [
     "accounts.change_user",
     "audit.view_auditevent",
     "notices.view_notice",
+    "alerts.manage_channel",
 ]
 ROLES: dict[str, list[str]] = {VIEWER: _VIEW, OPERATOR: _OPERATE, ADMINISTRATOR: _ADMINISTER}
 

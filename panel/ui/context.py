@@ -30,6 +30,7 @@ _PAGES = (
     ("Reliability", "reliability", "gauge", "deployments.view_deployment"),
     ("Playground", "playground", "message-square", "deployments.chat_deployment"),
     ("Radar", "radar", "radar", "deployments.view_provideraccount"),
+    ("Alerts", "alerts", "bell", "notices.acknowledge_notice"),
     ("Spend", "spend", "wallet", "billing.view_ledgerentry"),
     ("Accounts", "provider_accounts", "key-round", "deployments.view_provideraccount"),
     ("Admin", "admin:index", "shield-check", "staff"),

@@ -25,9 +25,11 @@ from deployments.monitoring import incidents, launches
 from deployments.providers.base import Quote
 from panel.accounts.models import User
 from panel.accounts.roles import ADMINISTRATOR
+from panel.alerts.models import Channel, Delivery, Rule, Window
+from panel.notices.models import Notice
 from panel.notices.notify import raise_notice
 from tests import factories
-from tests.browser import scene_providers
+from tests.browser import scene_alerts, scene_providers
 
 PASSWORD = "a long enough password"
 
@@ -44,6 +46,12 @@ class Scene(NamedTuple):
     replacing: str
     """A query string: settings of `ready` that would replace its machine."""
     incident: Incident
+    notice: Notice
+    channel: Channel
+    rule: Rule
+    window: Window
+    message: Delivery
+    """One that does not arrive."""
 
 
 def quote(key: str, gpu: str, country: str | None, price: str, **more: object) -> Quote:
@@ -144,13 +152,14 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     ledger.meter(now)
     launches.begin(now=now)
     launches.follow(launches.claim(now=now), {}, now=now)
-    raise_notice(
+    notice = raise_notice(
         "probe:contract-search",
         "warning",
         "contract-search answers slowly",
         now=now - timedelta(minutes=4),
         detail="Three probes in a row took longer than 10 s.",
     )
+    alerts = scene_alerts.build(administrator, notice, ready, now=now)
     Heartbeat.beat("reconcile", now)
     incidents.watch(now=now - timedelta(minutes=5))
     incident = Incident.objects.get(deployment__name="contract-search")
@@ -159,17 +168,9 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     )
     replacing = scene_providers.typed(ready, context=4096, price_ceiling="0.8")
     return Scene(
-        administrator,
-        ready,
-        starting,
-        failed,
-        outbid,
-        accounts["runpod"],
-        found,
-        foreign,
-        replacing,
-        incident,
-    )
+        administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing,
+        incident, notice, *alerts,
+    )  # fmt: skip
 
 
 class _Maker:
