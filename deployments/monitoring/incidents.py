@@ -21,7 +21,8 @@ from deployments.monitoring import causes, figures, measured
 from deployments.monitoring.causes import Standing, Trouble
 from panel.accounts.models import User
 from panel.audit import chain
-from panel.notices.notify import clear_notice, raise_notice
+from panel.notices import notify
+from panel.notices.notify import clear_notice, open_notices, raise_notice
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ def _settle(incident: Incident, *, now: datetime) -> None:
 def _tell(incident: Incident, *, now: datetime) -> None:
     raise_notice(
         incident.notice_key, incident.severity, incident.title, now=now, detail=incident.guess,
-        url=incident.get_absolute_url(),
+        url=incident.get_absolute_url(), subject=incident.deployment_id,
     )  # fmt: skip
 
 
@@ -264,6 +265,8 @@ def acknowledge(incident: Incident, *, actor: User, now: datetime) -> None:
         if not mine.update(acknowledged_at=now):
             raise IncidentRefused("Somebody has acknowledged or closed it already.")
         _note(incident, Entry.ACKNOWLEDGED, at=now, actor=actor)
+        for notice in open_notices().filter(key=incident.notice_key):
+            notify.acknowledge(notice.pk, by=chain.pseudonym_of(actor), now=now)
         chain.record("incident.acknowledge", actor=actor, target=incident, now=now)
 
 
