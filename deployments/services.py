@@ -431,6 +431,8 @@ def _want(
         if not moved:
             raise ActionRefused("Somebody else changed it a moment ago. Look again and decide.")
         note(deployment, verb, now=now, actor=actor, reason=reason)
+        if actor:
+            _answer(deployment, now=now)
         ring(deployment, now=now)
         chain.record(
             f"deployment.{verb}", actor=actor, target=deployment, now=now, reason=reason,
@@ -439,6 +441,12 @@ def _want(
             may_spool=desired is not Desired.RUNNING,
         )  # fmt: skip
     deployment.desired = desired
+
+
+def _answer(deployment: Deployment, *, now: datetime) -> None:
+    """Close what asked for somebody's decision: they have just made it."""
+    for what in ("relaunch", "residency", "schedule", "stopped"):
+        clear_notice(f"{what}:{deployment.pk}", now=now)
 
 
 def note(

@@ -79,7 +79,7 @@ def test_the_list_and_a_deployment_ask_as_many_queries_with_more_rows(admin, mad
     few = [queries(admin, path) for path in paths]
     multiply(made.ready, 40)
     assert [queries(admin, path) for path in paths] == few
-    assert max(few) <= 15
+    assert max(few) <= 19
 
 
 def test_the_overview_shows_what_burns_what_is_left_and_what_is_wrong(admin):
