@@ -177,6 +177,7 @@ class Watchdog:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
 
     def handle_error(self, *args: object) -> None:
         """A connection that broke is nobody's news."""

@@ -490,7 +490,8 @@ root.classList.add("live");
 $("open-params").hidden = false;
 if (matchMedia("(max-width: 1000px)").matches) $("params").open = false;
 advise();
-prompt.value = state.draft;
+// What was typed before this script came stays.
+prompt.value ||= state.draft;
 const views = state.turns.map(drawTurn);
 mark();
 ready();

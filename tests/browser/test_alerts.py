@@ -76,7 +76,7 @@ def test_an_alert_arrives_signed_is_acknowledged_and_told_to_be_over(browser, li
         page.get_by_label("Name").fill("Everything")
         page.get_by_label("Paging service").check()
         page.get_by_role("button", name="Add the rule").click()
-        page.get_by_role("link", name="Everything").wait_for()
+        page.get_by_role("link", name="Everything", exact=True).wait_for()
 
         raise_notice("k", "critical", "chat is down", now=timezone.now(), detail="No answer.")
         work(rung)

@@ -57,6 +57,7 @@ def test_from_the_link_to_a_chatting_endpoint_and_back_to_nothing(panel: Panel) 
         assert not pages.axe(page)
 
         page.locator("#a-chat").click()
+        page.wait_for_url("**/playground/**")
         page.get_by_role("textbox", name=re.compile("message", re.IGNORECASE)).fill(
             "Say hello in one short sentence."
         )

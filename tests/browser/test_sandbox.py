@@ -119,6 +119,7 @@ def test_a_pod_in_the_eu_is_launched_chatted_with_and_proved_gone(desk: Desk, sa
     desk.is_clean()
 
     desk.page.locator("#a-chat").click()
+    desk.page.wait_for_url("**/playground/**")
     box = desk.page.get_by_role("textbox", name=re.compile("message", re.IGNORECASE))
     box.fill("Say hello in one short sentence.")
     desk.page.keyboard.press("Enter")

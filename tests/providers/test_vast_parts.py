@@ -175,7 +175,7 @@ def test_the_sample_row_is_a_running_machine() -> None:
     [(0.0, 0.0), (37, 0.37), (100.0, 1.0), (-1, None), (900, None), (None, None), ("9", None)],
 )
 def test_how_busy_its_gpu_is_comes_from_the_row(said: Any, use: float | None) -> None:
-    found = vast_machines.machine(row(gpu_util=said), port=8000, tls=True)
+    found = vast_machines.machine(row(gpu_util=said), port=8000)
     assert found
     assert found.gpu_use == use
 
