@@ -236,7 +236,7 @@ def test_the_overview_asks_a_bounded_number_of_queries_and_its_poll_fewer(admin,
             assert admin.get("/", headers=headers).status_code == 200
         return len(captured)
 
-    assert asked() <= 22
+    assert asked() <= 23
     assert asked(**{"HX-Request": "true", "HX-Target": "fleet"}) <= 17
 
 
