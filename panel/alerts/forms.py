@@ -59,7 +59,12 @@ class ChannelForm(forms.Form):
         return name
 
     def wish(self) -> ChannelWish:
-        raise NotImplementedError
+        """What was typed, once it is valid; a channel to people has a form with its own."""
+        c = self.cleaned_data
+        return ChannelWish(
+            c["name"], self.kind, address=c["address"], leads_to=getattr(self, "leads_to", "")[:200],
+            signing_key=c.get("signing_key", ""),
+        )  # fmt: skip
 
     def _address(self, words: str) -> str:
         """What was typed; may be empty only where there is one already."""
@@ -130,13 +135,6 @@ class WebhookForm(ChannelForm):
         except ValueError as e:
             raise forms.ValidationError(str(e)) from None
 
-    def wish(self) -> ChannelWish:
-        c = self.cleaned_data
-        return ChannelWish(
-            c["name"], self.kind, address=c["address"], leads_to=getattr(self, "leads_to", "")[:200],
-            signing_key=c.get("signing_key", ""),
-        )  # fmt: skip
-
 
 class ChatForm(ChannelForm):
     kind = Channel.Kind.CHAT
@@ -158,10 +156,6 @@ class ChatForm(ChannelForm):
             except chat.BadAddress as e:
                 raise forms.ValidationError(str(e)) from None
         return text
-
-    def wish(self) -> ChannelWish:
-        c = self.cleaned_data
-        return ChannelWish(c["name"], self.kind, address=c["address"], leads_to=getattr(self, "leads_to", ""))
 
 
 CHANNEL_FORMS: dict[str, type[ChannelForm]] = {f.kind: f for f in (MailForm, WebhookForm, ChatForm)}
