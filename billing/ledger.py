@@ -7,11 +7,12 @@ Writing takes the lock of the subject, so a transaction that also reserves money
 
 from billing.corrections import adjust, close_period
 from billing.metering import meter
-from billing.segments import backdate, booked_until, close, open_subject, set_price
+from billing.segments import Snapshot, backdate, booked_until, close, open_subject, set_price
 from billing.totals import ScopeCost, burn, by_day, by_hour, by_scope, cost_of, spent
 
 __all__ = [
     "ScopeCost",
+    "Snapshot",
     "adjust",
     "backdate",
     "booked_until",

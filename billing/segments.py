@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -18,13 +20,29 @@ TIMED = frozenset({Component.COMPUTE, Component.DISK, Component.VOLUME})
 """What costs by the hour. The others cost by the byte or the request."""
 
 
-def open_subject(
-    id: UUID, *, label: str, scope: UUID, scope_label: str, provider: str, tier: str, gpu: str, now: datetime
-) -> Subject:
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the ledger keeps of a machine; see Subject. `tags` is text to text."""
+
+    label: str
+    scope: UUID
+    scope_label: str
+    provider: str
+    tier: str = ""
+    gpu: str = ""
+    account: UUID | None = None
+    account_label: str = ""
+    country: str = ""
+    data_center: str = ""
+    owner_id: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_subject(id: UUID, snapshot: Snapshot, *, now: datetime) -> Subject:
     """The subject `id`, made with this snapshot when the ledger does not know it yet."""
-    snapshot = {"label": label, "scope": scope, "scope_label": scope_label, "provider": provider}
+    known = {f.name: getattr(snapshot, f.name) for f in fields(snapshot)}
     subject, _ = Subject.objects.get_or_create(
-        pk=id, defaults={**snapshot, "tier": tier, "gpu": gpu, "created_at": now}
+        pk=id, defaults={**known, "tags": dict(snapshot.tags), "created_at": now}
     )
     return subject
 

@@ -71,7 +71,7 @@ def _take_in(account: ProviderAccount, machine: Machine, *, now: datetime) -> In
             remote_id=machine.remote_id, remote_created_at=machine.created_at, observed=machine.status.value,
             observed_at=now, country=machine.country, data_center=machine.data_center[:80], spared_until=now + SPARE, locked=machine.locked,
         )  # fmt: skip
-        services.open_subject(instance, now=now)
+        money.open_subject(instance, now=now)
         services.note(deployment, "found", now=now, reason=f"{instance.label} at {account.name}")
         raise_notice(
             f"found:{instance.label}", Notice.Severity.CRITICAL, "A machine that nobody knows runs under our label",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID, uuid5
@@ -45,6 +46,23 @@ def moved(instance: Instance, before: State, after: State, *, now: datetime) -> 
     if after in COMPUTE_BILLS and instance.remote_id and not _billed(before):
         at = now if before in HELD else _born(instance, now=now)
         price(instance, at=at, reason=f"{before.word} to {after.word}")
+
+
+def open_subject(instance: Instance, *, now: datetime) -> None:
+    """Make the instance known to billing by its id and a snapshot of what it is."""
+    ledger.open_subject(instance.id, snapshot(instance), now=now)
+
+
+def snapshot(instance: Instance) -> ledger.Snapshot:
+    """What billing keeps of the instance."""
+    deployment, offer = instance.deployment, instance.offer
+    return ledger.Snapshot(
+        label=instance.label, scope=deployment.pk, scope_label=deployment.name,
+        provider=instance.account.backend, tier=offer.tier, gpu=offer.gpu_name,
+        account=instance.account_id, account_label=instance.account.name,
+        country=instance.country or offer.country or "", data_center=(instance.data_center or offer.data_center)[:80],
+        owner_id=deployment.owner_id, tags=deployment.tags,
+    )  # fmt: skip
 
 
 def price(instance: Instance, *, at: datetime, reason: str) -> None:
@@ -95,11 +113,8 @@ def workers(instance: Instance, billed: int, *, last_seen: datetime | None, now:
 def begin_duplicate(instance: Instance, machine: Machine, *, now: datetime) -> None:
     """A second machine under the label costs as well, by itself, from its creation until no list shows it."""
     subject = duplicate_id(instance, machine.remote_id)
-    ledger.open_subject(
-        subject, label=f"{instance.label} ({machine.remote_id})", scope=instance.deployment_id,
-        scope_label=instance.deployment.name, provider=instance.account.backend, tier=instance.offer.tier,
-        gpu=instance.offer.gpu_name, now=now,
-    )  # fmt: skip
+    mine = snapshot(instance)
+    ledger.open_subject(subject, replace(mine, label=f"{mine.label} ({machine.remote_id})"), now=now)
     rate = instance.offer.usd_per_hour if machine.usd_per_hour is None else machine.usd_per_hour
     born = min(_believed(machine.created_at) or instance.create_sent_at or now, now)
     if instance.create_sent_at:

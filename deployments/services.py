@@ -17,8 +17,8 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
-from billing import budgets, ledger
-from deployments import bids, catalog, certificates, offers
+from billing import budgets
+from deployments import bids, catalog, certificates, money, offers
 from deployments.fit import CONCURRENCY
 from deployments.lifecycle import MAY_EXIST, SERVING, TERMINAL, Desired, State
 from deployments.models import Deployment, Event, Installation, Instance, KeyStep, Offer
@@ -211,7 +211,7 @@ def add_attempt(
         api_key=_fresh_key(),
     )
     _equip(instance, now=now)
-    open_subject(instance, now=now)
+    money.open_subject(instance, now=now)
     budgets.reserve(instance.id, price, until=deployment.stop_at, now=now)
     instance.save(force_insert=True)
     Event.objects.create(
@@ -241,14 +241,6 @@ def _first_bid(deployment: Deployment, quote: Quote, wished: Decimal | None) -> 
         return None
     ceiling = bids.ceiling(deployment.bid_ceiling, deployment.price_ceiling, quote.disk_usd_per_hour)
     return bids.first(quote.compute_usd_per_hour, wished, ceiling)
-
-
-def open_subject(instance: Instance, *, now: datetime) -> None:
-    """Make the instance known to billing by its id and a snapshot of its names."""
-    ledger.open_subject(
-        instance.id, label=instance.label, scope=instance.deployment_id, scope_label=instance.deployment.name,
-        provider=instance.account.backend, tier=instance.offer.tier, gpu=instance.offer.gpu_name, now=now,
-    )  # fmt: skip
 
 
 def stop(deployment: Deployment, *, actor: User | None, now: datetime, reason: str = "") -> None:

@@ -42,16 +42,14 @@ def administrator() -> User:
 def subject(*, scope: uuid.UUID | None = None, label: str = "", provider: str = "local") -> Subject:
     """A machine as the ledger knows it; it costs nothing yet."""
     n = next(_count)
-    return ledger.open_subject(
-        uuid.uuid4(),
+    snapshot = ledger.Snapshot(
         label=label or f"machine-{n}",
         scope=scope or uuid.uuid4(),
         scope_label=f"deployment-{n}",
         provider=provider,
         tier="local",
-        gpu="",
-        now=datetime(2026, 11, 1, tzinfo=UTC),
     )
+    return ledger.open_subject(uuid.uuid4(), snapshot, now=datetime(2026, 11, 1, tzinfo=UTC))
 
 
 def metered_machine(usd_per_hour: str, *, since: datetime, scope: uuid.UUID | None = None) -> Subject:

@@ -85,6 +85,7 @@ class Deployment(models.Model):
         max_digits=6, decimal_places=3, default=Decimal("99.5"),
         help_text="the share of the time in which it is to answer, percent; planned stops do not count",
     )  # fmt: skip
+    tags = models.JSONField(default=dict, blank=True, help_text="text to text; its costs carry them")
     # Counts the changes of what a running machine cannot take: one of an older number is replaced.
     generation = models.PositiveIntegerField(default=1)
     desired = models.CharField(max_length=12, choices=[(d.value, d.value) for d in Desired])

@@ -51,6 +51,7 @@ def seed() -> None:
     from django.utils import timezone
 
     from billing import ledger
+    from deployments import money
     from deployments.lifecycle import Desired, State
     from deployments.models import Deployment, Installation, Instance, ProviderAccount
     from deployments.models.account import ADAPTERS
@@ -85,10 +86,7 @@ def seed() -> None:
             create_sent_at=now, remote_id=remote_id, observed="running", country="DE", api_key="sk-bench",
             probe_ok_at=now,
         )  # fmt: skip
-        ledger.open_subject(
-            i.id, label=i.label, scope=d.id, scope_label=d.name, provider="runpod", tier="secure", gpu="4090",
-            now=now,
-        )  # fmt: skip
+        money.open_subject(i, now=now)
         ledger.set_price(i.id, "compute", quote.usd_per_hour, at=now)
 
 

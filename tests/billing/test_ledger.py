@@ -276,9 +276,8 @@ def test_an_impossible_price_changes_nothing(price):
 
 def test_opening_a_subject_again_keeps_the_first_snapshot():
     first = factories.subject(label="first")
-    again = ledger.open_subject(
-        first.pk, label="second", scope=uuid4(), scope_label="x", provider="vast", tier="", gpu="", now=NOW
-    )
+    second = ledger.Snapshot(label="second", scope=uuid4(), scope_label="x", provider="vast")
+    again = ledger.open_subject(first.pk, second, now=NOW)
     assert (again.pk, again.label) == (first.pk, "first")
 
 

@@ -133,15 +133,8 @@ def test_two_new_prices_in_the_same_instant_leave_one_open():
 
 def test_two_that_open_one_subject_open_it_once():
     made = factories.subject()
-    fields = {
-        "label": "m",
-        "scope": made.scope,
-        "scope_label": "d",
-        "provider": "local",
-        "tier": "",
-        "gpu": "",
-    }
-    new = partial(ledger.open_subject, made.scope, **fields, now=NOW)
+    snapshot = ledger.Snapshot(label="m", scope=made.scope, scope_label="d", provider="local")
+    new = partial(ledger.open_subject, made.scope, snapshot, now=NOW)
     results = together(new, new, new)
     assert {r.pk for r in results} == {made.scope}
 

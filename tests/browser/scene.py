@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from billing import budgets, ledger
 from billing.models import Budget, Component
+from deployments import money
 from deployments.lifecycle import Desired, State
 from deployments.models import (
     Deployment,
@@ -239,10 +240,7 @@ class _Maker:
         return instance
 
     def _money(self, instance: Instance, offer: Offer, born: datetime, end: datetime | None) -> None:
-        ledger.open_subject(
-            instance.id, label=instance.label, scope=instance.deployment_id, scope_label=instance.deployment.name,
-            provider=offer.account.backend, tier=offer.tier, gpu=offer.gpu_name, now=born,
-        )  # fmt: skip
+        ledger.open_subject(instance.id, money.snapshot(instance), now=born)
         if instance.status is State.FAILED:
             return
         ledger.set_price(instance.id, Component.COMPUTE, offer.compute_usd_per_hour, at=born)

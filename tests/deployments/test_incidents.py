@@ -9,7 +9,7 @@ import pytest
 
 from billing import ledger
 from billing.models import Component
-from deployments import calls, services
+from deployments import calls, money, services
 from deployments.lifecycle import Desired, State
 from deployments.models import (
     Breaker,
@@ -54,9 +54,7 @@ def serving(account: ProviderAccount, n: int = 0, *, state: State = State.READY,
     )  # fmt: skip
     Event.objects.create(deployment=made, at=born, kind="launch")
     Event.objects.create(deployment=made, instance=i, at=born, kind="state", to_state="ready")
-    ledger.open_subject(
-        i.pk, label=i.label, scope=made.pk, scope_label=made.name, provider="runpod", tier="secure", gpu="", now=born
-    )  # fmt: skip
+    money.open_subject(i, now=born)
     ledger.set_price(i.pk, Component.COMPUTE, Decimal("1.2"), at=born)
     if state is not State.READY:
         i.advance(state, reason="2 probes in a row failed", now=since)

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing import ledger
+from deployments import money
 from deployments.lifecycle import Desired, State
 from deployments.models import Deployment, Event, Heartbeat, Instance
 from tests import factories
@@ -55,16 +56,7 @@ def multiply(deployment, count):
             country="CZ",
         )  # fmt: skip
         Event.objects.create(deployment=copy, instance=twin, at=now, kind="state", to_state=State.READY)
-        ledger.open_subject(
-            twin.id,
-            label=twin.label,
-            scope=copy.pk,
-            scope_label=copy.name,
-            provider="runpod",
-            tier="",
-            gpu="",
-            now=now,
-        )
+        money.open_subject(twin, now=now)
         ledger.set_price(twin.id, "compute", Decimal("0.01"), at=now - timedelta(hours=30))
 
 
