@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import urllib.error
@@ -15,27 +14,15 @@ from pathlib import Path
 import pytest
 
 from panel.holding import HOST_FRESH, HostMark, Refused
-from panel.supervisor import manage
-from tests.command.running import Panel, command, environment, free_port, gone, until
+from tests.command.running import Panel, command, free_port, gone, until
 
 Start = Callable[..., Panel]
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as it stands after a first start that has ended."""
-    data = tmp_path_factory.mktemp("prepared") / "data"
-    done = manage("prepare", environment=environment(REGIA_DATA_DIR=str(data)))
-    assert done.returncode == 0, done.stderr
-    return data
-
-
 @pytest.fixture
-def start(tmp_path: Path, prepared: Path) -> Iterator[Start]:
-    """Start panels on `tmp_path/data`, and end them after the test."""
+def start(data: Path) -> Iterator[Start]:
+    """Start panels on `data`, and end them after the test."""
     panels: list[Panel] = []
-    data = tmp_path / "data"
-    shutil.copytree(prepared, data)
 
     def begin(*, leftovers: dict[str, str] | None = None, **options: object) -> Panel:
         for name, text in (leftovers or {}).items():
