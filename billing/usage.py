@@ -14,9 +14,9 @@ from django.db import transaction
 from django.db.models import Sum
 
 from billing.models import Adjustment, Component, LedgerEntry, UsageCharge
-from billing.money import BadAmount, positive, quantize
+from billing.money import BadAmount, positive, quantize, to_nano
 from billing.periods import HOUR, hour_of, utc
-from billing.posting import closed_until, lock, total_day, write_entries
+from billing.posting import Entry, closed_until, lock, total_day, write_entries
 from billing.segments import TIMED
 
 QUANTUM = Decimal("1e-6")
@@ -155,9 +155,7 @@ def _sum_hour(hour: datetime, touched: set[_Hour]) -> None:
     entries, empty = [], defaultdict(list)
     for subject_id, component, _ in touched:
         if usd := cost.get((subject_id, component)):
-            entries.append(
-                LedgerEntry(subject_id=subject_id, component=component, hour=hour, seconds=0, usd=usd)
-            )
+            entries.append(Entry(subject_id, component, hour, 0, to_nano(usd)))
         else:
             empty[component].append(subject_id)
     write_entries(entries)
