@@ -47,8 +47,8 @@ class PriceSegmentAdmin(_OfSubject):
 
 @admin.register(UsageCharge)
 class UsageChargeAdmin(_OfSubject):
-    list_display = ("subject", "component", "quantity", "unit", "usd_per_unit", "at")
-    list_filter = ("component", "subject__provider", "at")
+    list_display = ("subject", "component", "quantity", "unit", "usd_per_unit", "usd", "estimate", "at")
+    list_filter = ("component", "estimate", "subject__provider", "at")
     ordering = ("-at", "-pk")
 
 

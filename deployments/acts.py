@@ -320,7 +320,7 @@ def _start(work: Step, action: d.Action) -> None:
     # Anything unclear: assume that it runs and bills. The list tells, and `decide` asks again.
     if error is None:
         _may_rent(i.account)
-    fresh = {**_NEW_LIFE, "endpoint_url": "", "next_probe_at": now, "outbid_at": None}
+    fresh = {**_NEW_LIFE, "endpoint_url": "", "next_probe_at": now, "outbid_at": None, "bills_only": ""}
     if i.offer.serverless:
         # One worker's price until it is inspected again.
         fresh |= {"usd_per_hour": i.offer.usd_per_hour, "inspected_at": now}

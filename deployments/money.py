@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid5
 
@@ -13,12 +13,13 @@ from billing import budgets, ledger
 from billing.models import Component, Subject
 from deployments.lifecycle import COMPUTE_BILLS, HELD, TERMINAL, State
 from deployments.models import Instance
-from deployments.providers.base import Machine, MachineStatus
+from deployments.providers.base import Bills, Machine, MachineStatus
 
 _EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 """No machine that is rented now is older: such a time is a zero in disguise."""
 QUIET = frozenset({MachineStatus.STOPPED, MachineStatus.OUTBID})
 """The provider bills no compute of what it calls so."""
+_PARTS = {Bills.ALL: 2, Bills.DISK: 1, Bills.NOTHING: 0}
 
 
 def moved(instance: Instance, before: State, after: State, *, now: datetime) -> None:
@@ -38,7 +39,7 @@ def moved(instance: Instance, before: State, after: State, *, now: datetime) -> 
             price(instance, at=_born(instance, now=now), reason=f"{before.word} to {after.word}")
         if after is State.STOPPED:
             # What a stop frees is free for others; what was outbid may come back at any moment.
-            budgets.reprice(instance.id, instance.offer.held_usd_per_hour, now=now)
+            budgets.reprice(instance.id, kept_usd_per_hour(instance), now=now)
         hold(instance, at=_not_before_booked(instance, now=now), reason=after.word.lower())
         return
     if before in HELD and after is State.TERMINATING and instance.observed in QUIET:
@@ -66,9 +67,13 @@ def snapshot(instance: Instance) -> ledger.Snapshot:
 
 
 def price(instance: Instance, *, at: datetime, reason: str) -> None:
-    """Let compute and disk cost what the instance's price says from `at` on."""
+    """Let compute and disk cost what the instance's price says from `at` on, as far as they bill now."""
     disk = instance.offer.disk_usd_per_hour
     compute = max(Decimal(0), instance.usd_per_hour - disk)
+    if instance.bills_only:
+        compute = Decimal(0)
+    if instance.bills_only == Bills.NOTHING:
+        disk = Decimal(0)
     ledger.set_price(instance.id, Component.COMPUTE, compute, at=at, reason=reason)
     ledger.set_price(instance.id, Component.DISK, disk, at=at, reason=reason)
 
@@ -76,35 +81,91 @@ def price(instance: Instance, *, at: datetime, reason: str) -> None:
 def hold(instance: Instance, *, at: datetime, reason: str) -> None:
     """From `at` on compute costs nothing and the disk what it costs while the machine is kept."""
     ledger.set_price(instance.id, Component.COMPUTE, Decimal(0), at=at, reason=reason)
-    ledger.set_price(instance.id, Component.DISK, instance.offer.held_usd_per_hour, at=at, reason=reason)
+    ledger.set_price(instance.id, Component.DISK, kept_usd_per_hour(instance), at=at, reason=reason)
 
 
-def follow(instance: Instance, before: str, *, last_seen: datetime | None, now: datetime) -> None:
-    """A kept machine was seen to run again, or the other way: its price follows before any state does.
+def kept_usd_per_hour(instance: Instance) -> Decimal:
+    """What it costs stopped: as the list tells, else as its offer said."""
+    told = instance.kept_usd_per_hour
+    return instance.offer.held_usd_per_hour if told is None else told
 
-    Nobody tells the moment at which it came back, so it bills from the list that last showed it at rest.
+
+def follow(
+    instance: Instance, before: str, *, bills: str, kept: Decimal | None, last_seen: datetime | None, now: datetime
+) -> None:  # fmt: skip
+    """What the list tells of a machine's charges changed: its price follows before any state does.
+
+    `before`, `bills` and `kept` are what stood in `observed`, `bills_only` and `kept_usd_per_hour`. Nobody tells
+    the moment of a change: what rises bills from the list that last showed it lower, what falls from now on.
     """
+    if _follow_rest(instance, before, last_seen=last_seen, now=now):
+        return
+    if instance.status in HELD and instance.observed in QUIET:
+        if kept != instance.kept_usd_per_hour:
+            hold(instance, at=_not_before_booked(instance, now=now), reason="the price of keeping it changed")
+    elif bills != instance.bills_only and (_billed(instance.status) or instance.status in HELD):
+        at = min(last_seen or now, now)
+        if _PARTS[Bills(instance.bills_only)] < _PARTS[Bills(bills)]:
+            first_boot = not before and instance.bills_only == Bills.DISK
+            # Before its first boot nothing has run.
+            at = _born(instance, now=now) if first_boot else _not_before_booked(instance, now=now)
+        price(instance, at=at, reason=_BILLS[Bills(instance.bills_only)])
+
+
+_BILLS = {
+    Bills.ALL: "its container runs",
+    Bills.DISK: "its container does not run: the disk alone bills",
+    Bills.NOTHING: "its host is offline: nothing bills",
+}
+
+
+def assume_it_runs(instances: Iterable[Instance], *, last_seen: datetime | None, now: datetime) -> None:
+    """No list tells any more what bills: from the last one on it counts as all of it, until a list tells again."""
+    for i in instances:
+        before = i.bills_only
+        if Instance.objects.filter(pk=i.pk, state=i.state, bills_only=before).update(bills_only=""):
+            i.bills_only = ""
+            follow(i, i.observed, bills=before, kept=i.kept_usd_per_hour, last_seen=last_seen, now=now)
+
+
+def _follow_rest(instance: Instance, before: str, *, last_seen: datetime | None, now: datetime) -> bool:
+    """A kept machine was seen to run again, or the other way; whether that was it."""
     was, is_quiet = before in QUIET, instance.observed in QUIET
     if instance.status not in HELD | {State.TERMINATING} or was == is_quiet:
-        return
+        return False
     if was:
         price(instance, at=min(last_seen or now, now), reason="it was seen to run")
     elif instance.status in HELD:
         hold(instance, at=_not_before_booked(instance, now=now), reason="it was seen at rest")
+    return True
 
 
-def workers(instance: Instance, billed: int, *, last_seen: datetime | None, now: datetime) -> Decimal:
-    """A serverless endpoint bills for `billed` workers; returns USD per hour. What rises does so from `last_seen`."""
-    after = billed * instance.offer.usd_per_hour
+def workers(
+    instance: Instance, billed: int, *, before: Decimal, last_seen: datetime | None, gap: timedelta, now: datetime
+) -> None:  # fmt: skip
+    """A serverless endpoint bills for `billed` workers; `before` is what it was known to cost until now, USD per hour.
+
+    What rises does so from `last_seen`, the inspection before. When that lies further back than `gap`, workers
+    may have come and gone unseen: it counts as if as many had run as may.
+    """
     if instance.status in HELD or not _billed(instance.status):
-        return after
-    rises = after > instance.usd_per_hour
-    at = min(last_seen or now, now) if rises else _not_before_booked(instance, now=now)
-    disk = instance.offer.disk_usd_per_hour if billed else Decimal(0)
-    reason = f"{billed} workers bill"
-    ledger.set_price(instance.id, Component.COMPUTE, max(Decimal(0), after - disk), at=at, reason=reason)
-    ledger.set_price(instance.id, Component.DISK, disk, at=at, reason=reason)
-    return after
+        return
+    since, most = min(last_seen or now, now), max(billed, instance.offer.workers_min, 1)
+    if now - since > gap and most * instance.offer.usd_per_hour > before:
+        _bill_workers(instance, most, at=since, reason=f"not inspected: {most} may have run")
+        before = most * instance.offer.usd_per_hour
+    rises = billed * instance.offer.usd_per_hour > before
+    # A worker's life is rounded up to a whole second, so what ends may bill for one more.
+    at = since if rises else _not_before_booked(instance, now=now) + timedelta(seconds=1)
+    _bill_workers(instance, billed, at=at, reason=f"{billed} workers bill")
+
+
+def _bill_workers(instance: Instance, count: int, *, at: datetime, reason: str) -> None:
+    compute = max(Decimal(0), instance.offer.usd_per_hour - instance.offer.disk_usd_per_hour)
+    ledger.set_price(instance.id, Component.COMPUTE, count * compute, at=at, reason=reason)
+    ledger.set_price(
+        instance.id, Component.DISK, count * instance.offer.disk_usd_per_hour, at=at, reason=reason
+    )
 
 
 # -- more than one machine under one label ------------------------------------------------------------

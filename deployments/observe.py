@@ -18,7 +18,7 @@ from django.db import DatabaseError, transaction
 from django.db.models import Q
 
 from billing import budgets
-from deployments import calls, crash, found, listed, money, places, services
+from deployments import calls, crash, found, listed, money, places, services, traffic, volumes
 from deployments.calls import Call
 from deployments.lifecycle import HELD, MAY_EXIST, SERVING, TERMINAL, Desired, State
 from deployments.models import Deployment, Event, Instance, ProviderAccount
@@ -48,6 +48,8 @@ GUARD_MIN = 3
 """The mass-disappearance guard looks from this many machines on."""
 GUARD_LIMIT = timedelta(minutes=30)
 """Only after lists agreed for this long is a mass disappearance believed."""
+BILLS_GAP = timedelta(minutes=3)
+"""Without a list for so long nobody knows what bills only in part: it counts as all of it."""
 GUARD_GAP = timedelta(minutes=3)
 """Two lists that are further apart do not agree without a gap: the half hour begins anew."""
 
@@ -116,6 +118,7 @@ def observe(account_id: Any, *, now: datetime) -> bool:
     try:
         _apply(account, adapter.traits, listing, now=now)
         places.inspect_due(account, adapter, now=now)
+        volumes.look(account, adapter, now=now)
     except Exception as e:
         # One odd row is shown, and the next cycle goes on; what was written stays.
         logger.exception("The list of %s could not be applied", account)
@@ -160,6 +163,7 @@ def _claim(account: ProviderAccount, traits: Traits, *, now: datetime) -> bool:
 def _failed(account: ProviderAccount, error: ProviderError, *, now: datetime) -> None:
     columns: dict[str, Any] = {"list_error": str(error)[:300]}
     _restart_guard(account, now=now)
+    _assume_it_runs(account, now=now)
     if isinstance(error, Unauthorized):
         columns["creates_blocked"] = "The account's key was refused. Give it a new one."
         raise_notice(
@@ -170,7 +174,20 @@ def _failed(account: ProviderAccount, error: ProviderError, *, now: datetime) ->
     _put_off(account, now=now)
 
 
+def _assume_it_runs(account: ProviderAccount, *, now: datetime) -> None:
+    if account.listed_at is None or now - account.listed_at <= BILLS_GAP:
+        return
+    rows = account.instances.may_exist().exclude(bills_only="").exclude(observed__in=money.QUIET)
+    with transaction.atomic():
+        some = list(rows.select_related("deployment", "account").without_secrets().order_by("pk"))
+        if some:
+            ids = [row.deployment_id for row in some]
+            list(Deployment.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
+            money.assume_it_runs(some, last_seen=account.listed_at, now=now)
+
+
 def _apply(account: ProviderAccount, traits: Traits, listing: Listing, *, now: datetime) -> None:
+    _assume_it_runs(account, now=now)
     ours = found.ours(listing)
     # What stands there under a label or an id that we know is looked at, however long its attempt has been over.
     rows = list(
@@ -196,6 +213,7 @@ def _apply(account: ProviderAccount, traits: Traits, listing: Listing, *, now: d
             list(Deployment.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
             _write_facts(some, account, traits, by_label, by_id, trusted=trusted, now=now)
     _note_gpus(rows, by_id, now=now)
+    traffic.note(rows, by_id, now=now)
     listed.write(account, listing.machines, whole=trusted, now=now)
     found.sweep(account, listing, now=now)
     ProviderAccount.objects.filter(pk=account.pk).update(
@@ -307,11 +325,13 @@ def _found(
     fresh = _facts(row, machine, extra)
     changed = {k: v for k, v in fresh.items() if getattr(row, k) != v}
     before, beside, seen = row.observed, set(row.duplicates), row.missing_since or last_seen
+    bills, kept = row.bills_only, row.kept_usd_per_hour
     if changed.keys() & {"endpoint_url"} and machine.endpoint_url:
         # A new address is probed at once; what the probe knew of the old one says nothing of it.
         changed |= {"next_probe_at": now, "probe_failures": 0, "probe_recent": 0, "probe_ok_at": None}
     if changed and _write(row, changed, now=now):
-        money.follow(row, before, last_seen=seen, now=now)
+        if changed.keys() & {"observed", "bills_only", "kept_usd_per_hour"}:
+            money.follow(row, before, bills=bills, kept=kept, last_seen=seen, now=now)
         if changed.keys() & {"country", "data_center", "observed"}:
             places.note(row, now=now)
         if "drift" in changed:
@@ -344,6 +364,10 @@ def _facts(row: Instance, machine: Machine, extra: list[Machine]) -> dict[str, A
         "drift": machine.drift[:300] if is_wanted else "",
         "min_bid": machine.min_bid,
         "machine_ends_at": machine.ends_at,
+        "bills_only": machine.bills.value,
+        "kept_usd_per_hour": row.kept_usd_per_hour
+        if machine.kept_usd_per_hour is None
+        else machine.kept_usd_per_hour,
     }
 
 

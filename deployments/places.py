@@ -24,6 +24,8 @@ SOURCES = {
 SERVERLESS_SOURCES = {
     "runpod": "RunPod REST v2, GET /v2/serverless/{id}/workers: the data centre of each worker"
 }
+MISSED = 3
+"""So many inspections that did not come are a gap: what the workers did meanwhile nobody saw."""
 _INSPECTED = [
     s.value for s in (State.PROVISIONING, State.PULLING, State.LOADING, State.WARMING, State.READY, State.DEGRADED)
 ]  # fmt: skip
@@ -122,11 +124,12 @@ def _inspect(i: Instance, account: ProviderAccount, adapter: Provider, *, now: d
         )
         Instance.objects.filter(pk=i.pk).update(probe_detail=f"It cannot be inspected: {detail}"[:300])
         return False
-    _write(i, told, now=now)
+    gap = MISSED * timedelta(seconds=adapter.traits.inspect_interval)
+    _write(i, told, gap=gap, now=now)
     return True
 
 
-def _write(i: Instance, told: Inspection, *, now: datetime) -> None:
+def _write(i: Instance, told: Inspection, *, gap: timedelta, now: datetime) -> None:
     before = (i.places, bool(i.probe_ok_at) and not i.probe_failures)
     columns: dict[str, Any] = {
         "places": _places(told.data_centers, told.countries),
@@ -141,7 +144,9 @@ def _write(i: Instance, told: Inspection, *, now: datetime) -> None:
         columns["usd_per_hour"] = told.billed_workers * i.offer.usd_per_hour
         if not rows.update(**columns):
             return  # it moved meanwhile, or another worker was quicker
-        money.workers(i, told.billed_workers, last_seen=i.inspected_at, now=now)
+        money.workers(
+            i, told.billed_workers, before=i.usd_per_hour, last_seen=i.inspected_at, gap=gap, now=now
+        )
         for name, value in columns.items():
             setattr(i, name, value)
         note(i, now=now)

@@ -53,19 +53,25 @@ class PriceSegment(models.Model):
 
 
 class UsageCharge(models.Model):
-    """A charge for bytes or requests, at a moment. `external_id` makes a repeat harmless."""
+    """A charge for bytes or requests, at a moment. `external_id` makes a repeat harmless.
+
+    `usd` is what it costs: the truth that its hour's entry is summed from.
+    """
 
     subject = models.ForeignKey(Subject, on_delete=models.PROTECT, related_name="usage")
     component = models.CharField(max_length=20, choices=Component.choices)
     quantity = models.DecimalField(max_digits=24, decimal_places=6, help_text="in `unit`")
     unit = models.CharField(max_length=20)
     usd_per_unit = UsdField()
+    usd = UsdField(help_text="quantity times price, to the nano-dollar")
     at = models.DateTimeField()
     external_id = models.CharField(max_length=160)
+    estimate = models.BooleanField(default=False, help_text="nobody has told the quantity yet")
 
     class Meta:
         default_permissions = ("view",)
         constraints = [models.UniqueConstraint(fields=["subject", "external_id"], name="billing_usage_once")]
+        indexes = [models.Index(fields=["subject", "at"], name="billing_usage_time")]
 
     def __str__(self) -> str:
         return f"{self.subject_id} {self.quantity} {self.unit}"

@@ -80,6 +80,10 @@ class ProviderAccount(models.Model):
     offers_at = models.DateTimeField(null=True, blank=True, editable=False)
     offers_error = models.CharField(max_length=300, blank=True, editable=False)
 
+    # The volumes that stand by themselves; `volumes` owns these.
+    volumes_at = models.DateTimeField(null=True, blank=True, editable=False)
+    volumes_tried_at = models.DateTimeField(null=True, blank=True, editable=False)
+
     # What the key may do, as last tried, and the prepaid money as last read.
     rights = models.JSONField(default=list, blank=True, editable=False)
     rights_at = models.DateTimeField(null=True, blank=True, editable=False)

@@ -115,6 +115,12 @@ class Instance(models.Model):
     )
     drift = models.CharField(max_length=300, blank=True, help_text="what the provider changed by itself")
     min_bid = UsdField(null=True, help_text="the lowest bid on compute that would win now, USD per hour")
+    bills_only = models.CharField(
+        max_length=8, blank=True, default="", help_text="what alone is charged now: disk, nothing; empty: all"
+    )
+    kept_usd_per_hour = UsdField(null=True, help_text="what it costs stopped, as the list tells")
+    traffic = models.JSONField(default=dict, help_text="the provider's counters of traffic, as last charged")
+    traffic_at = models.DateTimeField(null=True, help_text="when those were charged")
     machine_ends_at = models.DateTimeField(null=True, help_text="when the rental ends at the latest")
 
     # The endpoint, and what the probe last saw.

@@ -30,6 +30,8 @@ class Offer(models.Model):
     compute_usd_per_hour = UsdField()
     disk_usd_per_hour = UsdField(default=0)
     traffic_usd_per_gb = UsdField(default=0)
+    traffic_in_usd_per_gb = UsdField(null=True)
+    traffic_out_usd_per_gb = UsdField(null=True)
     reliability = models.FloatField(null=True)
     stock = models.CharField(max_length=20, blank=True)
     max_hours = models.FloatField(null=True)

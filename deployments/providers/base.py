@@ -106,6 +106,17 @@ class MachineStatus(StrEnum):
     """A word we do not know, or no heartbeat: assume that it runs and bills."""
 
 
+class Bills(StrEnum):
+    """What the provider charges of a machine now, where its row tells that apart."""
+
+    ALL = ""
+    """Compute and disk; also: the row does not tell."""
+    DISK = "disk"
+    """Its container does not run yet, or no more."""
+    NOTHING = "nothing"
+    """Its host is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quote:
     """One thing that can be rented now, normalised. USD per hour for the whole offer.
@@ -133,6 +144,9 @@ class Quote:
     """What it costs stopped; None: what its disk costs while running."""
     traffic_usd_per_gb: Decimal = Decimal(0)
     """The dearer of in and out."""
+    traffic_in_usd_per_gb: Decimal | None = None
+    """Where the two are told apart; None: the dearer holds for both."""
+    traffic_out_usd_per_gb: Decimal | None = None
     reliability: float | None = None
     """0 to 1, as the provider states it."""
     stock: str = ""
@@ -245,6 +259,24 @@ class Machine:
     scheme here is https, and http where the machine was given no certificate."""
     gpu_use: float | None = None
     """How busy its GPUs are now, 0 to 1, the mean of all; None: the provider does not tell."""
+    bills: Bills = Bills.ALL
+    kept_usd_per_hour: Decimal | None = None
+    """What it costs stopped; None: the list does not tell."""
+    traffic_in_gb: Decimal | None = None
+    """What has come in since its creation, in the GB that the provider bills; None: it does not tell."""
+    traffic_out_gb: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume of the account that stands by itself and costs whether anything runs or not."""
+
+    remote_id: str
+    name: str
+    gb: int
+    usd_per_hour: Decimal
+    data_center: str = ""
+    country: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +370,8 @@ class Traits:
     """A proxy of the provider ends TLS before the machine, with a certificate of a public authority."""
     system_log_apart: bool = False
     """`logs` tells what the container says alone; `system_logs` is asked for the rest."""
+    has_volumes: bool = False
+    """An account may hold volumes that stand by themselves: `volumes` tells them."""
 
 
 class Provider(Protocol):
@@ -382,6 +416,9 @@ class Provider(Protocol):
     def charges(self, since: datetime, until: datetime) -> Sequence[Charge]:
         """What the provider charged between the two moments (UTC), to the second or as fine as it tells."""
 
+    def volumes(self) -> tuple[Volume, ...]:
+        """Every volume of the account that stands by itself, all of them or an error."""
+
     def inspect(self, remote_id: str) -> Inspection:
         """Where a serverless endpoint's workers stand and whether it serves. It wakes nobody. Rejected elsewhere."""
 
@@ -399,9 +436,12 @@ class Provider(Protocol):
 
 
 class NoExtras:
-    """The answers of a provider without serverless endpoints, bids, prepaid money and a second log."""
+    """The answers of a provider without serverless endpoints, bids, prepaid money, volumes and a second log."""
 
     def system_logs(self, remote_id: str, *, tail: int = 200) -> tuple[LogLine, ...]:
+        return ()
+
+    def volumes(self) -> tuple[Volume, ...]:
         return ()
 
     def inspect(self, remote_id: str) -> Inspection:

@@ -46,15 +46,16 @@ from deployments.providers.base import (
     Unauthorized,
     Unavailable,
     Unknown,
+    Volume,
 )
 from deployments.providers.runpod_api import LOCKED, Api, Row, rows_of
 from deployments.providers.runpod_catalogue import GPUS, Catalogue
-from deployments.providers.runpod_machines import ENDPOINT, is_endpoint, valid_id
+from deployments.providers.runpod_machines import ENDPOINT, VOLUME, is_endpoint, valid_id
 from deployments.providers.values import usd
 
 TRAITS = Traits(
     backend="runpod", title="RunPod", can_stop=True, list_interval=5.0, unknown_grace=120.0, company_country="US",
-    start_timeout=2400.0, inspect_interval=20.0, ends_tls=True,
+    start_timeout=2400.0, inspect_interval=20.0, ends_tls=True, has_volumes=True,
     # An image of several GB is pulled on a host that has never seen it.
     phase_timeouts={"provisioning": 600.0, "pulling": 1200.0, "loading": 900.0, "warming": 300.0},
 )  # fmt: skip
@@ -111,6 +112,10 @@ class RunPodProvider:
             *runpod_machines.endpoints(endpoints, self._endpoint_address, self._balancer_address),
         )
         return Listing(machines, complete=all(m.remote_id for m in machines))
+
+    def volumes(self) -> tuple[Volume, ...]:
+        rows = rows_of(self._api.read("/v2/network-volumes"), "networkVolumes")
+        return tuple(runpod_machines.volumes(rows))
 
     def create(self, order: Order, *, deadline: float) -> str:
         if order.quote.serverless:
@@ -257,7 +262,7 @@ class RunPodProvider:
             return ()
         query = {"bucketSize": "hour", "startTime": _rfc3339(since), "endTime": _rfc3339(until)}
         found: list[Charge] = []
-        for path, id_field, prefix in (("pods", "podId", ""), ("serverless", "serverlessId", ENDPOINT)):
+        for path, id_field, prefix in _BILLS:
             records = rows_of(self._api.read(f"/v2/billing/{path}", query), "records")
             found += runpod_charges.charges(
                 records, id_field=id_field, prefix=prefix, since=since, until=until
@@ -300,6 +305,13 @@ class RunPodProvider:
         if self._key is None:
             raise Unauthorized("This account has no key.")
         return self._key
+
+
+_BILLS = (
+    ("pods", "podId", ""),
+    ("serverless", "serverlessId", ENDPOINT),
+    ("network-volumes", "networkVolumeId", VOLUME),
+)
 
 
 def _path(remote_id: str) -> str:

@@ -1,6 +1,6 @@
 """RunPod's billing records as charges. Pure.
 
-Source: REST v2, `/v2/billing/pods` and `/v2/billing/serverless` in buckets of an hour. A bucket that a span cuts counts
+Source: REST v2, `/v2/billing/pods`, `/serverless` and `/network-volumes` in buckets of an hour. A bucket that a span cuts counts
 by its share of time, so that the parts of a span cost as much as the whole. Records name no label.
 """
 
@@ -15,7 +15,10 @@ from deployments.providers.base import Charge
 from deployments.providers.runpod_machines import moment
 from deployments.providers.values import number
 
-_PARTS = {"gpuAmount": "compute", "cpuAmount": "compute", "diskAmount": "disk", "feeAmount": "fee"}
+_PARTS = {
+    "gpuAmount": "compute", "cpuAmount": "compute", "diskAmount": "disk", "feeAmount": "fee",
+    "standardAmount": "volume", "highPerformanceAmount": "volume",
+}  # fmt: skip
 _DUST = Decimal("1e-9")
 _MICROSECOND = timedelta(microseconds=1)
 

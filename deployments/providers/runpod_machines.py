@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from deployments.providers.base import Inspection, Machine, MachineStatus, Unavailable
+from deployments.providers.base import Inspection, Machine, MachineStatus, Unavailable, Volume
 from deployments.providers.runpod_orders import LOAD_BALANCER, STOPPED_JOB_MS, Workers, ordered_workers
-from deployments.providers.runpod_prices import pod_price
+from deployments.providers.runpod_prices import (
+    STOPPED_VOLUME_USD,
+    disk_price,
+    network_volume_price,
+    pod_price,
+)
 from deployments.providers.runpod_sites import country_of
 from deployments.providers.values import share, text, whole
 
 Row = Mapping[str, Any]
 
 ENDPOINT = "serverless-"
+VOLUME = "volume-"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _POD_STATUS = {
     "PROVISIONING": MachineStatus.PENDING,
@@ -84,7 +90,22 @@ def _pod(row: Row, address: Callable[[str, int | None], str]) -> Machine:
             stopped=status is MachineStatus.STOPPED,
         ),
         gpu_use=_gpu_use(row),
+        kept_usd_per_hour=disk_price(whole(_mapping(mounts.get("persistent")).get("size")) or 0, STOPPED_VOLUME_USD),
     )  # fmt: skip
+
+
+def volumes(rows: Sequence[Any]) -> Iterator[Volume]:
+    """Network volumes. Raises Unavailable for a row that cannot be read: a volume that is left out would count as gone."""
+    for row in rows:
+        known = row if isinstance(row, Mapping) else {}
+        remote_id, gb = valid_id(known.get("id")), whole(known.get("size"), most=1_000_000)
+        if not remote_id or gb is None:
+            raise Unavailable("The list of network volumes cannot be read.")
+        site = text(known.get("dataCenter"))
+        yield Volume(
+            f"{VOLUME}{remote_id}", text(known.get("name"), most=120) or remote_id, gb,
+            network_volume_price(gb, fast=known.get("type") == "HIGH_PERFORMANCE"), site, country_of(site),
+        )  # fmt: skip
 
 
 def _gpu_use(row: Row) -> float | None:

@@ -11,6 +11,11 @@ DISK_USD = Decimal("0.10")
 """Per GB and month: a container's disk and a volume, while the pod runs."""
 STOPPED_VOLUME_USD = Decimal("0.20")
 """Per GB and month. The container's disk is wiped by a stop, and costs nothing then."""
+VOLUME_USD, LARGE_VOLUME_USD = Decimal("0.07"), Decimal("0.05")
+"""A network volume, per GB and month: its first terabyte, and what is beyond."""
+FAST_FACTOR = 2
+"""A high-performance volume: no price of it is in the contract, so it is taken for twice a standard one's."""
+_LARGE_GB = 1000
 _MICRO = Decimal("1e-6")
 _PER_SECOND = Decimal("1e-5")
 
@@ -32,6 +37,13 @@ def flex_price(value: object) -> Decimal | None:
 
 def disk_price(gb: int, rate: Decimal = DISK_USD) -> Decimal:
     return nano(rate * gb / HOURS_PER_MONTH)
+
+
+def network_volume_price(gb: int, *, fast: bool) -> Decimal:
+    standard = disk_price(min(gb, _LARGE_GB), VOLUME_USD) + disk_price(
+        max(0, gb - _LARGE_GB), LARGE_VOLUME_USD
+    )
+    return standard * FAST_FACTOR if fast else standard
 
 
 def pod_price(cost: object, *, disk: object, volume: object, stopped: bool) -> Decimal | None:

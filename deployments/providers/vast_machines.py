@@ -11,8 +11,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from decimal import Decimal
 
-from deployments.providers.base import Machine, MachineStatus
-from deployments.providers.values import Row, mask, moment, share, text, usd
+from deployments.providers.base import Bills, Machine, MachineStatus
+from deployments.providers.values import Row, mask, moment, number, share, text, usd
 from deployments.providers.vast_countries import CODES
 from deployments.providers.vast_offers import country_of
 from deployments.providers.vast_values import disk_usd_per_hour, identity
@@ -21,6 +21,10 @@ _STARTING = {None: MachineStatus.PENDING, "created": MachineStatus.PENDING, "reb
              "loading": MachineStatus.PULLING}  # fmt: skip
 _HELD = {MachineStatus.STOPPED, MachineStatus.OUTBID}
 """Only the disk bills."""
+_BOOTS = {MachineStatus.PENDING, MachineStatus.PULLING}
+"""The GPU bills from the moment in which the container runs (contract, 3)."""
+_KB_IN_GB = 1024 * 1024
+_MOST_GB = 1_000_000
 _DETAIL = 300
 _PUBLIC = ("REGIA_MODEL", "REGIA_SERVED_NAME", "REGIA_REVISION", "REGIA_CONTEXT", "REGIA_PORT")
 """Variables that logs may show."""
@@ -53,6 +57,10 @@ def machine(row: Row, *, port: int, asked_to_stop: Collection[str] = ()) -> Mach
         min_bid=usd(row.get("min_bid"), up=True) if row.get("is_bid") is True else None,
         ends_at=moment(row.get("end_date")),
         gpu_use=share([row.get("gpu_util")]) if status is MachineStatus.RUNNING else None,
+        bills=_bills(row, status),
+        kept_usd_per_hour=_disk_usd_per_hour(row),
+        traffic_in_gb=_traffic_gb(row.get("inet_down_billed")),
+        traffic_out_gb=_traffic_gb(row.get("inet_up_billed")),
     )
 
 
@@ -129,10 +137,30 @@ def _country(row: Row) -> str | None:
     return code
 
 
+def _bills(row: Row, status: MachineStatus) -> Bills:
+    """By the contract's section 3: no storage while offline, no GPU before the container runs."""
+    if row.get("actual_status") == "offline" and status is MachineStatus.UNKNOWN:
+        return Bills.NOTHING
+    return Bills.DISK if status in _HELD | _BOOTS else Bills.ALL
+
+
+def _traffic_gb(kilobytes: object) -> Decimal | None:
+    """What was billed one way since the creation. The contract has no such field, and the rows of the real API had:
+    in kilobytes, as others measured. Prices are for 1024 x 1024 of those (`$/TB = 1024 x $/GB`)."""
+    told = number(kilobytes)
+    if told is None or not 0 <= told <= _MOST_GB * _KB_IN_GB:
+        return None
+    return Decimal(str(kilobytes)) / _KB_IN_GB
+
+
+def _disk_usd_per_hour(row: Row) -> Decimal | None:
+    disk = disk_usd_per_hour(row.get("storage_cost"), row.get("disk_space"))
+    return usd(row.get("storage_total_cost")) if disk is None else disk
+
+
 def _usd_per_hour(row: Row, status: MachineStatus) -> Decimal | None:
     """What it bills now: the disk alone while it is held, else all of it. None when the row does not say."""
-    disk = disk_usd_per_hour(row.get("storage_cost"), row.get("disk_space"))
-    disk = usd(row.get("storage_total_cost")) if disk is None else disk
+    disk = _disk_usd_per_hour(row)
     if status in _HELD:
         return disk
     total, base = usd(row.get("dph_total")), usd(row.get("dph_base"))

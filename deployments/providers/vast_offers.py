@@ -109,6 +109,8 @@ def quote(row: Row, kind: str, *, disk_gb: int, traffic_gb: int, now: datetime) 
         disk_usd_per_hour=disk,
         stopped_usd_per_hour=disk,
         traffic_usd_per_gb=traffic,
+        traffic_in_usd_per_gb=usd(row.get("inet_down_cost")),
+        traffic_out_usd_per_gb=usd(row.get("inet_up_cost")),
         reliability=_reliability(row),
         max_hours=hours,
         interruptible=kind == BID,

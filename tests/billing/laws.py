@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from django.db.models import Sum
 
-from billing.models import Adjustment, DayTotal, LedgerEntry, PriceSegment
+from billing.models import Adjustment, DayTotal, LedgerEntry, PriceSegment, UsageCharge
 from billing.money import accrued
 from billing.posting import cursor
 
@@ -22,8 +22,8 @@ def integral(segment: PriceSegment, *, to: datetime) -> Decimal:
 
 
 def assert_books_balance() -> None:
-    """Entries and adjustments are the integral of what is metered, and day totals are their sum."""
-    held = sum((integral(s, to=cursor(s)) for s in PriceSegment.objects.all()), Decimal(0))
+    """Entries and adjustments are the integral of what is metered and the sum of usage, day totals are their sum."""
+    held = sum((integral(s, to=cursor(s)) for s in PriceSegment.objects.all()), total(UsageCharge))
     assert total(LedgerEntry) + total(Adjustment) == held
     days: dict[object, Decimal] = defaultdict(Decimal)
     for row in [*LedgerEntry.objects.all(), *Adjustment.objects.all()]:
@@ -34,6 +34,7 @@ def assert_books_balance() -> None:
         assert entry.hour == entry.hour.replace(minute=0, second=0, microsecond=0)
         assert 0 <= entry.seconds <= 3600
         assert entry.usd >= 0
+        assert entry.seconds or entry.usd, "an entry tells of time or of money"
 
 
 def total(model: type) -> Decimal:
@@ -48,4 +49,7 @@ def books() -> list[tuple]:
         ),
         *Adjustment.objects.order_by("pk").values_list("pk", "subject", "hour", "usd", "reason"),
         *DayTotal.objects.order_by("pk").values_list("pk", "subject", "day", "usd"),
+        *UsageCharge.objects.order_by("pk").values_list(
+            "pk", "subject", "external_id", "at", "quantity", "usd"
+        ),
     ]

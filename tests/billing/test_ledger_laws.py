@@ -1,6 +1,7 @@
 """Whatever happens to prices and clocks, in any order: the ledger is the integral of the prices.
 
-The model is a list of pieces (start, end, price) for each component, kept by the plainest rules.
+The model is a list of pieces (start, end, price) for each component and a table of usage charges by name, kept
+by the plainest rules.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hypothesis.stateful import (
 
 from billing import ledger
 from billing.models import Adjustment, Component, LedgerEntry, PriceSegment
-from billing.money import accrued
+from billing.money import accrued, quantize
 from billing.periods import hour_of
 from tests import factories
 from tests.billing.conftest import LONG, PROFILE
@@ -41,6 +42,9 @@ moments = st.one_of(
     st.integers(-5, 90).map(lambda h: START + timedelta(hours=h)),
     st.integers(-5 * 3600 * 10**6, 90 * 3600 * 10**6).map(lambda us: START + timedelta(microseconds=us)),
 ).flatmap(lambda at: st.timezones().map(at.astimezone))
+USAGE = (Component.TRAFFIC_IN, Component.TRAFFIC_OUT, Component.REQUESTS)
+NAMES = "abcdef"
+quantities = st.one_of(st.just(ZERO), st.decimals(0, 10_000, places=6))
 steps = st.one_of(
     st.integers(1, 3600).map(lambda s: timedelta(seconds=s)),
     st.integers(1, 40).map(lambda h: timedelta(hours=h)),
@@ -65,6 +69,8 @@ class Books(RuleBasedStateMachine):
         self.savepoint.__enter__()
         self.machine = factories.subject()
         self.pieces: dict[str, list[Piece]] = {c: [] for c in COMPONENTS}
+        self.used: dict[str, Decimal] = {}
+        self.said: list[tuple] = []
         self.now = self.farthest = START
         self.closed = None
 
@@ -104,6 +110,24 @@ class Books(RuleBasedStateMachine):
             for piece in self.pieces[component][: self.pieces[component].index(lasting[0])]:
                 piece.start = piece.end = to
 
+    @rule(name=st.sampled_from(NAMES), quantity=quantities, price=prices, at=moments)
+    def charge_usage(self, name, quantity, price, at):
+        """A new charge, or a former one said again with another quantity."""
+        said = (USAGE[NAMES.index(name) % 3], quantity, "GB", price, at, name)
+        ledger.charge_usage(self.machine.pk, *said)
+        self.used[name] = quantize(quantity * price)
+        self.said = [*(s for s in self.said if s[-1] != name), said]
+
+    @precondition(lambda self: self.said)
+    @rule(order=st.permutations(NAMES))
+    def say_all_usage_again(self, order):
+        """In any order, at another time: nothing moves."""
+        before = books()
+        again = sorted(self.said, key=lambda said: order.index(said[-1]))
+        charges = [ledger.Usage(self.machine.pk, *said[:4], self.now, said[5]) for said in again]
+        assert ledger.charge_all(charges) == 0
+        assert books() == before
+
     @rule(step=steps)
     def the_clock_moves(self, step):
         before = self.cost()
@@ -134,7 +158,10 @@ class Books(RuleBasedStateMachine):
     def close_period(self, hours):
         until = hour_of(self.now) - timedelta(hours=hours)
         if self.closed is None or until > self.closed:
+            # What lies after the clock is not known to it; what is booked must not move.
+            booked = self.cost()
             ledger.close_period(until, now=self.now)
+            assert self.cost() == booked
             self.closed = until
             self.frozen = self.closed_entries()
 
@@ -148,6 +175,7 @@ class Books(RuleBasedStateMachine):
     def the_cost_is_the_integral_of_the_prices(self):
         far = START + timedelta(days=3_000)
         model = sum((p.cost(far) for pieces in self.pieces.values() for p in pieces), ZERO)
+        model += sum(self.used.values(), ZERO)
         assert ledger.cost_of([self.machine.pk], now=far) == model
 
     @invariant()
@@ -218,3 +246,34 @@ def test_any_moments_of_metering_give_the_same_entries(price, start, looks):
             assert total(LedgerEntry) == accrued(price, end - begin)
             transaction.set_rollback(True)
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.django_db
+@settings(PROFILE, max_examples=200 if LONG else 10)
+@given(
+    charges=st.lists(
+        st.tuples(st.sampled_from(NAMES), quantities, st.integers(-30, 30)),
+        min_size=1, max_size=8, unique_by=lambda charge: charge[0],
+    ),
+    order=st.randoms(use_true_random=False),
+    closed=st.integers(0, 30),
+)  # fmt: skip
+def test_usage_costs_its_sum_in_any_order_with_any_close_between(charges, order, closed):
+    shuffled = list(charges)
+    order.shuffle(shuffled)
+    results = []
+    for told, cut in ((charges, None), (shuffled, len(shuffled) // 2)):
+        with transaction.atomic():
+            machine = factories.subject()
+            for i, (name, quantity, hours) in enumerate(told):
+                if i == cut:
+                    ledger.close_period(NOW - timedelta(hours=closed), now=NOW)
+                at = NOW + timedelta(hours=hours, minutes=59)
+                component = USAGE[NAMES.index(name) % 3]
+                ledger.charge_usage(machine.pk, component, quantity, "GB", Decimal("0.02"), at, name)
+            assert_books_balance()
+            days = ledger.by_day((NOW - timedelta(days=3)).date(), (NOW + timedelta(days=4)).date(), now=NOW)
+            results.append(days)
+            transaction.set_rollback(True)
+    assert results[0] == results[1]
+    assert sum(usd for _, usd in results[0]) == sum(quantize(q * Decimal("0.02")) for _, q, _ in charges)

@@ -28,6 +28,7 @@ from tests.emulators.runpod_proxy import Proxy
 from tests.emulators.runpod_quotes import Quotes
 from tests.emulators.runpod_serverless import Serverless
 from tests.emulators.runpod_state import Account, Endpoint, Pod
+from tests.emulators.runpod_volumes import Volumes
 
 SPEC = Path(__file__).parent / "openapi" / "runpod.json"
 WINDOWS = {"minute": 60, "hour": 3600, "day": 86_400}
@@ -53,7 +54,19 @@ _REFUSED: dict[Fault, tuple[int, str]] = {
     Fault.REJECTED: (402, "Your account balance is too low."),
 }
 _KEPT = frozenset(
-    {"id", "name", "pods", "endpoints", "gpus", "workers", "dataCenters", "records", "data", "status"}
+    {
+        "id",
+        "name",
+        "pods",
+        "endpoints",
+        "gpus",
+        "workers",
+        "networkVolumes",
+        "dataCenters",
+        "records",
+        "data",
+        "status",
+    }
 )
 
 
@@ -61,7 +74,7 @@ class RunPodEmulator(Emulator):
     CONTROLS = (
         *Emulator.CONTROLS, "place", "destroy", "outbid", "resume", "move", "set_price", "vanish", "fail", "ever",
         "bill", "set_balance", "lock_pod", "unlock_pod", "idle_scale_down", "fill_host", "sell_out", "restock", "throttle",
-        "say", "set_stock",
+        "say", "set_stock", "place_volume", "resize_volume", "drop_volume",
     )  # fmt: skip
 
     def __init__(self, *, conformance: bool = True, quota: int = 6000, **options: Any) -> None:
@@ -78,7 +91,16 @@ class RunPodEmulator(Emulator):
         self.proxy_seconds = 100.0
         self.accounts = {key: Account(key, balance_at=self.clock.now) for key in self.keys}
         self.pods, self.serverless = Pods(self), Serverless(self)
-        self._rooms = (self.pods, self.serverless, Quotes(self), Billing(self), GraphQL(self), Proxy(self))
+        self.volumes = Volumes(self)
+        self._rooms = (
+            self.pods,
+            self.serverless,
+            self.volumes,
+            Quotes(self),
+            Billing(self),
+            GraphQL(self),
+            Proxy(self),
+        )
         self._used: dict[tuple[str, int, int], int] = {}
         self._balance_read = self.clock.now
 
@@ -301,6 +323,16 @@ class RunPodEmulator(Emulator):
         """A line in its log."""
         say: Callable[..., None] = lambda a, machine: machine.log.say(self.clock.now, text, source)  # noqa: E731
         self._do(id, say, say)
+
+    def place_volume(self, name: str, **details: Any) -> str:
+        """A network volume made in the console; `gb`, `data_center`, `type`."""
+        return self.volumes.place(name, **details)
+
+    def resize_volume(self, id: str, gb: int) -> None:
+        self.volumes.resize(id, gb)
+
+    def drop_volume(self, id: str) -> None:
+        self.volumes.drop(id)
 
     def ever(self, label: str, *, account: str | None = None) -> int:
         """How many machines were made under this label."""

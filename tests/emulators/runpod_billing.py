@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tests.emulators.common import Answer, Call, Route
 from tests.emulators.runpod_problems import problem
 from tests.emulators.runpod_state import Account, rfc3339
+from tests.emulators.runpod_volumes import COMPONENTS
 
 if TYPE_CHECKING:
     from tests.emulators.runpod import RunPodEmulator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _CHARGE_SECONDS = 300
 """Charges run every 5 minutes: what came since is not billed yet."""
 _POD_PARTS = ("gpuAmount", "cpuAmount", "diskAmount")
+_VOLUME_PARTS = ("standardAmount", "highPerformanceAmount")
 _SERVERLESS_PARTS = (*_POD_PARTS, "feeAmount")
 _TOTAL_PARTS = (
     "podGpuAmount", "podCpuAmount", "podDiskAmount", "serverlessGpuAmount", "serverlessCpuAmount",
@@ -36,14 +38,20 @@ class Billing:
             Route("GET", "/v2/billing", "charges", self.totals, "totals"),
             Route("GET", "/v2/billing/pods", "charges", self.pods, "pods"),
             Route("GET", "/v2/billing/serverless", "charges", self.serverless, "serverless"),
+            Route("GET", "/v2/billing/network-volumes", "charges", self.volumes, "volumes"),
         ]
 
     def pods(self, call: Call) -> Answer:
-        return self._by_machine(call, "podId", "uniquePodCount", _POD_PARTS, is_endpoint=False)
+        return self._by_machine(call, "podId", "uniquePodCount", _POD_PARTS, kind="pod")
 
     def serverless(self, call: Call) -> Answer:
         return self._by_machine(
-            call, "serverlessId", "uniqueServerlessCount", _SERVERLESS_PARTS, is_endpoint=True
+            call, "serverlessId", "uniqueServerlessCount", _SERVERLESS_PARTS, kind="serverless"
+        )
+
+    def volumes(self, call: Call) -> Answer:
+        return self._by_machine(
+            call, "networkVolumeId", "uniqueNetworkVolumeCount", _VOLUME_PARTS, kind="volume"
         )
 
     def totals(self, call: Call) -> Answer:
@@ -52,14 +60,12 @@ class Billing:
 
         return self._answer(call, "", "", _TOTAL_PARTS, read)
 
-    def _by_machine(
-        self, call: Call, name: str, count: str, parts: tuple[str, ...], *, is_endpoint: bool
-    ) -> Answer:
+    def _by_machine(self, call: Call, name: str, count: str, parts: tuple[str, ...], *, kind: str) -> Answer:
         wanted = call.query.get(name)
 
         def read(account: Account, start: datetime, end: datetime) -> Iterator[tuple[str, Amounts]]:
             for machine in account.ledger.machines():
-                if self._is_endpoint(account, machine) is is_endpoint and wanted in {None, machine}:
+                if self._kind(account, machine) == kind and wanted in {None, machine}:
                     yield machine, self._amounts(account, machine, start, end, parts)
 
         return self._answer(call, name, count, parts, read)
@@ -101,13 +107,19 @@ class Billing:
     def _total_amounts(self, account: Account, start: datetime, end: datetime) -> Amounts:
         made = dict.fromkeys(_TOTAL_PARTS, Decimal(0))
         for machine in account.ledger.machines():
-            prefix = "serverless" if self._is_endpoint(account, machine) else "pod"
-            for part, usd in self._amounts(account, machine, start, end, _POD_PARTS).items():
+            kind = self._kind(account, machine)
+            prefix = "storage" if kind == "volume" else kind
+            parts = _VOLUME_PARTS if kind == "volume" else _POD_PARTS
+            for part, usd in self._amounts(account, machine, start, end, parts).items():
                 made[f"{prefix}{part[0].upper()}{part[1:]}"] += usd
         return made
 
-    def _is_endpoint(self, account: Account, machine: str) -> bool:
-        return any(part.startswith("gpu:") for part in account.ledger.components(machine))
+    def _kind(self, account: Account, machine: str) -> str:
+        parts = account.ledger.components(machine)
+        if set(parts) & set(COMPONENTS.values()):
+            return "volume"
+        is_endpoint = any(part.startswith("gpu:") for part in parts)
+        return "serverless" if is_endpoint else "pod"
 
     def _billed_until(self) -> datetime:
         seconds = int(self.emulator.clock.now.timestamp())

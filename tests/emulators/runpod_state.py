@@ -241,10 +241,27 @@ _URLS = {
 
 
 @dataclass(slots=True)
+class Volume:
+    """A network volume: it bills from its creation to its end, whatever runs."""
+
+    id: str
+    name: str
+    gb: int
+    data_center: str
+    type: str = "STANDARD"
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "id": self.id, "name": self.name, "size": self.gb, "dataCenter": self.data_center, "type": self.type,
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
 class Account:
     key: str
     pods: dict[str, Pod] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    volumes: dict[str, Volume] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     made: dict[str, str] = field(default_factory=dict)
     """Everything ever made: id -> label."""

@@ -40,7 +40,7 @@ from tests.emulators.vast_market import (
     searchable,
     select,
 )
-from tests.emulators.vast_rows import FILTERABLE, BadToken, charge_row, columns, instance_row, page
+from tests.emulators.vast_rows import FILTERABLE, BadToken, charge_row, columns, page
 from tests.emulators.vast_spoil import spoilt
 
 _LIST_PAGE, _CHARGES_PAGE, _CHARGES_MOST = 25, 100, 500
@@ -263,7 +263,7 @@ class Vast(Handle, Emulator):
         except ValueError as e:
             return _no(400, "invalid_request", str(e))
         wanted = _json(call, "select_cols", ["*"])
-        shown = [_only(instance_row(self.fleet, instance), wanted) for instance in rows]
+        shown = [_only(self._row(instance), wanted) for instance in rows]
         return Answer({
             "success": True, "instances_found": len(shown), "total_instances": len(found),
             "label_counts": Counter(i.label or "" for i in found), "next_token": following, "instances": shown,
@@ -291,7 +291,7 @@ class Vast(Handle, Emulator):
     def _show(self, call: Call) -> Answer:
         instance = self._find(call)
         if instance is not None and instance.visible_at <= self.clock.now and not instance.vanished:
-            return Answer({"instances": instance_row(self.fleet, instance)})
+            return Answer({"instances": self._row(instance)})
         text = call.path("id")
         was = self.fleet.all.get(int(text)) if text.isdigit() else None
         if was is not None and not was.alive and was.account == call.key:

@@ -12,6 +12,7 @@ from tests.emulators.common import Emulator
 from tests.emulators.vast_create import build, changed, moved
 from tests.emulators.vast_instances import TROUBLES, Fleet, Instance, Phase
 from tests.emulators.vast_market import Offer
+from tests.emulators.vast_rows import instance_row, traffic_of
 
 _TRUTH = {
     Phase.BOOTING: "pulling", Phase.WAITING: "pending", Phase.CLASHED: "pending", Phase.FROZEN: "running",
@@ -30,7 +31,15 @@ class Handle(Emulator):
         "stick", "expire", "traffic", "take_gpu", "ever", "bill", "credit", "set_balance", "withdraw", "set_offer",
         "set",
     )  # fmt: skip
-    KNOBS = ("clash_seconds", "gone_as", "low_bid_leaves_instance", "read_lag", "logs_ready_after", "strict")
+    KNOBS = (
+        "clash_seconds",
+        "gone_as",
+        "low_bid_leaves_instance",
+        "read_lag",
+        "logs_ready_after",
+        "strict",
+        "tells_traffic",
+    )
 
     fleet: Fleet
     market: dict[int, Offer]
@@ -45,6 +54,8 @@ class Handle(Emulator):
     """Seconds after which a new instance can be read."""
     logs_ready_after: int = 0
     """How many times `result_url` says that the log is not there yet."""
+    tells_traffic: bool = True
+    """Its rows carry counters of the traffic, as the real ones do and the contract's file does not."""
     strict: bool = False
     """Keep to the minimum seconds between two calls, and answer 429 as plain text."""
 
@@ -95,6 +106,10 @@ class Handle(Emulator):
             now = self.clock.now
             of = [i for i in self.fleet.all.values() if i.account == key]
             return usd - sum((i.ledger.bill(None, since, now) for i in of), Decimal(0))
+
+    def _row(self, instance: Instance) -> dict[str, Any]:
+        row = instance_row(self.fleet, instance)
+        return row | traffic_of(instance) if self.tells_traffic else row
 
     _balances: dict[str, tuple[Decimal, datetime]]
     _numbers: Iterator[int]
@@ -223,6 +238,7 @@ class Handle(Emulator):
             instance = self._instance(id)
             for way, gb in (("down", down_gb), ("up", up_gb)):
                 usd = Decimal(str(gb)) * instance.offer.inet_cost
+                instance.traffic_gb[way] += Decimal(str(gb))
                 if usd:
                     # A moment ago, so that a bill until now has it.
                     at = self.clock.now - timedelta(microseconds=1)

@@ -77,6 +77,8 @@ class Instance:
     floor: Decimal | None = None
     """Somebody else's bid, USD per hour: ours must be higher."""
     last_port: str | None = None
+    traffic_gb: dict[str, Decimal] = field(default_factory=lambda: {"down": Decimal(0), "up": Decimal(0)})
+    """Since its creation."""
     said: list[str] = field(default_factory=list, repr=False)
     ledger: Ledger = field(default_factory=Ledger, repr=False)
     """A book for each machine: with thousands in one, every page would be read through all of them."""

@@ -96,6 +96,11 @@ def instance_row(fleet: Fleet, instance: Instance) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def traffic_of(instance: Instance) -> dict[str, float]:
+    """Counters since the creation, in kilobytes."""
+    return {f"inet_{way}_billed": float(gb * 1024 * 1024) for way, gb in instance.traffic_gb.items()}
+
+
 def columns(fleet: Fleet, instance: Instance) -> dict[str, Any]:
     """What a list can be filtered and ordered by."""
     return status_of(fleet, instance) | {
