@@ -338,6 +338,10 @@ class Traits:
     """A proxy of the provider ends TLS before the machine, with a certificate of a public authority."""
     system_log_apart: bool = False
     """`logs` tells what the container says alone; `system_logs` is asked for the rest."""
+    bill_step: float = 86_400.0
+    """Seconds of the spans that `charges` tells whole: an hour or a day."""
+    bill_lag: float = 0.0
+    """Seconds after which a span that is over is billed for certain."""
 
 
 class Provider(Protocol):
