@@ -161,7 +161,7 @@ def subjects_of(account: ProviderAccount, charges: Iterable[Charge]) -> dict[str
     found: dict[str, UUID] = {}
     for some in _batched(ids, 500):
         rows = account.instances.filter(remote_id__in=some)
-        found.update({remote_id: pk for remote_id, pk in rows.values_list("remote_id", "pk")})
+        found.update(rows.values_list("remote_id", "pk"))
     rest = {r: label for r, label in labels.items() if r not in found}
     found |= _doubles(account, rest)
     found |= _by_label(account, {r: label for r, label in rest.items() if r not in found})
