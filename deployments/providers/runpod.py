@@ -260,7 +260,8 @@ class RunPodProvider:
         query = {"bucketSize": "hour", "startTime": _rfc3339(since), "endTime": _rfc3339(until)}
         found: list[Charge] = []
         for path, id_field, prefix in (("pods", "podId", ""), ("serverless", "serverlessId", ENDPOINT)):
-            records = rows_of(self._api.read(f"/v2/billing/{path}", query), "records")
+            told = self._api.read(f"/v2/billing/{path}", query)
+            records = runpod_charges.whole(told, rows_of(told, "records"))
             found += runpod_charges.charges(
                 records, id_field=id_field, prefix=prefix, since=since, until=until
             )
