@@ -20,8 +20,6 @@ def build(account: ProviderAccount, *, now: datetime) -> Discrepancy:
     """RunPod's bill of two days: what the ledger says, and one machine that nobody knows."""
     today = day_of(now)
     since = today - 2 * DAY
-    for at, usd in ((since - HOUR, "214.50"), (today - DAY, "212.20"), (now, "207.80")):
-        statements.record_balance(account.pk, Decimal(usd), now=at)
     statements.open_bill(
         account.pk, account.name, provider="runpod", step=HOUR, lag=timedelta(minutes=15), since=since
     )
@@ -35,6 +33,9 @@ def build(account: ProviderAccount, *, now: datetime) -> Discrepancy:
         Line(STRANGER, "compute", strange + n * HOUR, strange + (n + 1) * HOUR, Decimal("0.44"))
         for n in range(6)
     ]
+    for at in (since, today - DAY, today, now):
+        spent = sum((line.usd for line in lines if line.start < at), Decimal(0))
+        statements.record_balance(account.pk, Decimal(300) - spent, now=at)
     statements.record(account.pk, lines, since=since, until=now + HOUR, now=now)
     reconcile.match(account.pk, now=now)
     return Discrepancy.objects.get(remote_id=STRANGER)
