@@ -6,10 +6,15 @@ from django.contrib import admin
 
 from billing.models import (
     Adjustment,
+    Bill,
+    Booking,
     Budget,
     ClosedPeriod,
+    Discrepancy,
     LedgerEntry,
+    MonthClose,
     PriceSegment,
+    ProviderStatement,
     Reservation,
     Subject,
     UsageCharge,
@@ -85,3 +90,45 @@ class ReservationAdmin(_OfSubject):
     list_display = ("subject", "usd_per_hour", "until", "held_at", "released_at")
     list_filter = (("released_at", admin.EmptyFieldListFilter), "subject__provider", "held_at")
     ordering = ("-held_at",)
+
+
+@admin.register(Bill)
+class BillAdmin(ReadOnlyAdmin):
+    list_display = ("account_label", "provider", "told_until", "fetched_at", "matched_at", "error")
+    list_filter = ("provider",)
+    ordering = ("account_label", "pk")
+
+
+@admin.register(ProviderStatement)
+class ProviderStatementAdmin(ReadOnlyAdmin):
+    list_display = ("start", "remote_id", "component", "usd", "subject", "fetched_at")
+    list_filter = ("component", "start")
+    list_select_related = ("subject",)
+    search_fields = ("remote_id", "label", "=account")
+    ordering = ("-start", "-pk")
+
+
+@admin.register(Discrepancy)
+class DiscrepancyAdmin(ReadOnlyAdmin):
+    """Worked on at the Reconciliation page."""
+
+    list_display = ("day", "account_label", "label", "reason", "usd", "state", "owner")
+    list_filter = ("state", "reason", "provider", "day")
+    list_select_related = ("owner",)
+    search_fields = ("label", "remote_id", "account_label")
+    ordering = ("-day", "pk")
+
+
+@admin.register(Booking)
+class BookingAdmin(ReadOnlyAdmin):
+    list_display = ("day", "key", "adjustment", "discrepancy", "at")
+    list_filter = ("day",)
+    list_select_related = ("adjustment", "discrepancy")
+    ordering = ("-at", "-pk")
+
+
+@admin.register(MonthClose)
+class MonthCloseAdmin(ReadOnlyAdmin):
+    list_display = ("month", "total_usd", "closed_by", "closed_at")
+    list_select_related = ("closed_by",)
+    ordering = ("-month",)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import date, datetime
 from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import transaction
@@ -38,12 +41,29 @@ def close_period(until: datetime, *, now: datetime) -> ClosedPeriod:
 @transaction.atomic
 def adjust(subject_id: UUID, usd: Decimal, *, hour: datetime, reason: str, now: datetime) -> Adjustment:
     """Add `usd` (negative: a credit) to what the subject cost in that hour. Raises BadAmount, a sentence."""
+    lock([subject_id])
+    return added([Correction(subject_id, usd, hour)], reason=reason, now=now)[0]
+
+
+class Correction(NamedTuple):
+    subject_id: UUID
+    usd: Decimal
+    hour: datetime
+
+
+def added(corrections: Sequence[Correction], *, reason: str, now: datetime) -> list[Adjustment]:
+    """Add corrections of subjects that the caller holds (`lock`). Raises BadAmount, a sentence."""
     if not reason.strip():
         raise BadAmount("A correction needs a reason.")
-    lock([subject_id])
-    hour = hour_of(hour)
-    added = Adjustment.objects.create(
-        subject_id=subject_id, hour=hour, usd=usd, reason=reason[:300], created_at=utc(now)
+    rows = Adjustment.objects.bulk_create(
+        Adjustment(
+            subject_id=c.subject_id, hour=hour_of(c.hour), usd=c.usd, reason=reason[:300], created_at=utc(now)
+        )
+        for c in corrections
     )
-    total_day(hour.date(), [subject_id])
-    return added
+    days: dict[date, set[UUID]] = defaultdict(set)
+    for row in rows:
+        days[row.hour.date()].add(row.subject_id)
+    for day, subject_ids in days.items():
+        total_day(day, subject_ids)
+    return rows

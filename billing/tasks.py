@@ -1,9 +1,14 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing import ledger
+from billing import ledger, reconcile
 
 
 @shared_task(name="billing.tasks.meter")
 def meter() -> int:
     return ledger.meter(timezone.now())
+
+
+@shared_task(name="billing.tasks.reconcile")
+def compare_bills() -> int:
+    return reconcile.match_due(now=timezone.now())

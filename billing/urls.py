@@ -2,9 +2,15 @@
 
 from django.urls import path
 
-from billing.views import spend
+from billing.views import reconciliation, spend
 
 urlpatterns = [
     path("spend/", spend.spend, name="spend"),
     path("spend/budget/", spend.budget, name="budget"),
+    path("spend/reconciliation/", reconciliation.reconciliation, name="reconciliation"),
+    path("spend/reconciliation/gaps.csv", reconciliation.export, name="reconciliation_csv"),
+    path("spend/reconciliation/close/", reconciliation.month_close, name="month_close"),
+    path("spend/reconciliation/bills/<uuid:account>/", reconciliation.ask_again, name="bill_again"),
+    path("spend/reconciliation/<uuid:pk>/", reconciliation.discrepancy, name="discrepancy"),
+    path("spend/reconciliation/<uuid:pk>/<slug:action>/", reconciliation.act, name="discrepancy_action"),
 ]

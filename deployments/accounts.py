@@ -17,6 +17,7 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 
+from billing import statements
 from deployments.lifecycle import MAY_EXIST
 from deployments.models import Breaker, ProviderAccount
 from deployments.providers.base import Balance, ProviderError, Rejected, Right
@@ -231,6 +232,8 @@ def _write(account: ProviderAccount, columns: dict[str, Any]) -> bool:
         fresh = ProviderAccount.objects.select_for_update().get(pk=account.pk)
         if fresh.credentials != account.credentials:
             return False
+        if "balance_at" in columns:
+            statements.record_balance(account.pk, columns["balance_usd"], now=columns["balance_at"])
         return bool(columns and ProviderAccount.objects.filter(pk=account.pk).update(**columns))
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
-from deployments import accounts, drills, reconcile
+from deployments import accounts, drills, reconcile, statements
 from deployments.models import Heartbeat
 from deployments.monitoring import canary, incidents, launches, lease, probe, samples, scrape
 
@@ -93,3 +93,8 @@ def incidents_due() -> None:
 @shared_task(name="deployments.tasks.drills_due")
 def drills_due() -> None:
     drills.due(clock=timezone.now)
+
+
+@shared_task(name="deployments.tasks.statements_due")
+def statements_due() -> None:
+    statements.fetch_due(clock=timezone.now)

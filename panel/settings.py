@@ -207,6 +207,9 @@ CELERY_BEAT_SCHEDULE = {
     "balances": {"task": "deployments.tasks.balances_due", "schedule": 60.0, "options": {"expires": 60}},
     "drills": {"task": "deployments.tasks.drills_due", "schedule": 5.0, "options": {"expires": 10}},
     "meter": {"task": "billing.tasks.meter", "schedule": 15.0, "options": {"expires": 60}},
+    # Each account's bill is asked for once an hour, and compared when it tells something new.
+    "statements": {"task": "deployments.tasks.statements_due", "schedule": 60.0, "options": {"expires": 60}},
+    "reconcile": {"task": "billing.tasks.reconcile", "schedule": 300.0, "options": {"expires": 300}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
@@ -366,6 +369,8 @@ RUNPOD_ACTIVE_DISCOUNT = env("RUNPOD_ACTIVE_DISCOUNT", "0")
 RUNPOD_LOAD_BALANCER = env_bool("RUNPOD_LOAD_BALANCER")
 # Traffic that a month is expected to take, GB, for the all-in price where a provider charges for it.
 EXPECTED_TRAFFIC_GB = env_int("REGIA_EXPECTED_TRAFFIC_GB", 50)
+# Unexplained money (the meter and a bill differ) that is told to the operators when it is two days old, whole USD.
+UNEXPLAINED_ALERT_USD = env_int("REGIA_UNEXPLAINED_ALERT_USD", 5)
 
 # The local provider: where its engines live, and what an hour of this computer is said to cost.
 LOCAL_ENGINES_DIR = DATA_DIR / "engines"

@@ -92,6 +92,14 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "budget": Row(
             "302 403 403 302", "302 403 403 302", data={"amount": "90", "period": "month", "hard_stop": "on"}
         ),
+        "reconciliation": Row("302 200 200 200", "302 200 200 200"),
+        "reconciliation_csv": Row("302 200 200 200", "302 405 405 405"),
+        "discrepancy": Row("302 200 200 200", "302 405 405 405", [made.gap.pk]),
+        "discrepancy_action": Row(
+            "302 403 405 405", "302 403 302 302", [made.gap.pk, "comment"], {"comment": "We ask them."}
+        ),
+        "bill_again": Row("302 403 405 405", "302 403 302 302", [made.account.pk]),
+        "month_close": Row("302 403 403 302", "302 403 403 302"),
         # -- alerts ---------------------------------------------------------------------------------
         "alerts": Row("302 403 200 200", "302 403 200 200"),
         "notice_acknowledge": Row("302 403 405 405", "302 403 302 302", [made.notice.pk]),
@@ -147,6 +155,11 @@ ADMIN_MODELS = {
     "billing_closedperiod": READ,
     "billing_budget": READ,
     "billing_reservation": READ,
+    "billing_bill": READ,
+    "billing_providerstatement": READ,
+    "billing_discrepancy": READ,
+    "billing_booking": READ,
+    "billing_monthclose": READ,
     "deployments_offer": READ,
     "deployments_deployment": READ,
     "deployments_instance": READ,

@@ -8,17 +8,37 @@ from billing.models.ledger import (
     PriceSegment,
     UsageCharge,
 )
+from billing.models.statement import (
+    AccountDay,
+    BalanceSnapshot,
+    Bill,
+    Booking,
+    Discrepancy,
+    DiscrepancyNote,
+    MonthClose,
+    ProviderStatement,
+    StatementChange,
+)
 from billing.models.subject import Subject
 
 __all__ = [
+    "AccountDay",
     "Adjustment",
+    "BalanceSnapshot",
+    "Bill",
+    "Booking",
     "Budget",
     "ClosedPeriod",
     "Component",
     "DayTotal",
+    "Discrepancy",
+    "DiscrepancyNote",
     "LedgerEntry",
+    "MonthClose",
     "PriceSegment",
+    "ProviderStatement",
     "Reservation",
+    "StatementChange",
     "Subject",
     "UsageCharge",
 ]

@@ -372,6 +372,10 @@ class Traits:
     """`logs` tells what the container says alone; `system_logs` is asked for the rest."""
     has_volumes: bool = False
     """An account may hold volumes that stand by themselves: `volumes` tells them."""
+    bill_step: float = 86_400.0
+    """Seconds of the spans that `charges` tells whole: an hour or a day."""
+    bill_lag: float = 0.0
+    """Seconds after which a span that is over is billed for certain."""
 
 
 class Provider(Protocol):

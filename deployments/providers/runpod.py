@@ -58,6 +58,8 @@ TRAITS = Traits(
     start_timeout=2400.0, inspect_interval=20.0, ends_tls=True, has_volumes=True,
     # An image of several GB is pulled on a host that has never seen it.
     phase_timeouts={"provisioning": 600.0, "pulling": 1200.0, "loading": 900.0, "warming": 300.0},
+    # It charges every five minutes, and tells hours.
+    bill_step=3600.0, bill_lag=900.0,
 )  # fmt: skip
 LOG_SECONDS, LOG_QUIET = 5.0, 2.0
 """How long a log is read, and how long it may be silent: it never ends by itself."""
@@ -263,7 +265,8 @@ class RunPodProvider:
         query = {"bucketSize": "hour", "startTime": _rfc3339(since), "endTime": _rfc3339(until)}
         found: list[Charge] = []
         for path, id_field, prefix in _BILLS:
-            records = rows_of(self._api.read(f"/v2/billing/{path}", query), "records")
+            told = self._api.read(f"/v2/billing/{path}", query)
+            records = runpod_charges.whole(told, rows_of(told, "records"))
             found += runpod_charges.charges(
                 records, id_field=id_field, prefix=prefix, since=since, until=until
             )

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from deployments.providers.base import Charge
+from deployments.providers.base import Charge, Unavailable
 from deployments.providers.runpod_machines import moment
 from deployments.providers.values import number
 
@@ -42,6 +42,15 @@ def charges(
             share = Decimal((last - first) // _MICROSECOND) / ((end - start) // _MICROSECOND)
             for component, usd in _components(record).items():
                 yield Charge(f"{prefix}{remote_id}", "", component, first, last, usd * share)
+
+
+def whole(told: Any, records: Sequence[Any]) -> Sequence[Any]:
+    """The records, if they are as many as the answer counts. Raises Unavailable: a bill with a hole in it is no bill."""
+    metadata = told.get("metadata") if isinstance(told, Mapping) else None
+    count = metadata.get("recordCount") if isinstance(metadata, Mapping) else None
+    if isinstance(count, int) and count > len(records):
+        raise Unavailable(f"RunPod's bill is incomplete: {len(records)} of {count} records.")
+    return records
 
 
 def _components(record: Mapping[str, Any]) -> dict[str, Decimal]:

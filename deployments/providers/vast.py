@@ -49,6 +49,8 @@ TRAITS = Traits(
     backend="vast", title="Vast.ai", can_stop=True, list_interval=10.0, unknown_grace=120.0, company_country="US",
     phase_timeouts={"provisioning": 1500.0, "pulling": 1500.0, "loading": 1200.0, "warming": 600.0},
     system_log_apart=True,
+    # It bills by the day: what a day cost is told for certain when the next one is over.
+    bill_lag=86_400.0,
     one_create_per_offer=True, limits_apart=True,
 )  # fmt: skip
 PAGE = 25

@@ -20,6 +20,7 @@ from deployments.monitoring import reliability
 from deployments.monitoring.reliability import DeploymentRow, PlaceRow, Report
 from deployments.monitoring.uptime import Uptime
 from panel.accounts.access import requires
+from panel.ui.cells import safe_cell
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -104,10 +105,3 @@ def _uptime(seen: Uptime) -> tuple[object, object, object]:
 
 def _minutes(span: timedelta) -> float:
     return round(span / timedelta(minutes=1), 2)
-
-
-def safe_cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula begins with an apostrophe; numbers stay numbers."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value

@@ -13,6 +13,7 @@ _VIEW = [
     "deployments.view_offer",
     "billing.view_ledgerentry",
     "billing.view_budget",
+    "billing.view_discrepancy",
 ]
 _OPERATE = [
     *_VIEW,
@@ -21,6 +22,7 @@ _OPERATE = [
     "deployments.chat_deployment",
     "deployments.view_provideraccount",
     "notices.acknowledge_notice",
+    "billing.explain_discrepancy",
 ]
 _ADMINISTER = [
     *_OPERATE,
@@ -31,6 +33,11 @@ _ADMINISTER = [
     "deployments.view_event",
     "deployments.view_residencyevidence",
     "billing.change_budget",
+    "billing.book_discrepancy",
+    "billing.view_bill",
+    "billing.view_booking",
+    "billing.view_monthclose",
+    "billing.view_providerstatement",
     "billing.view_adjustment",
     "billing.view_closedperiod",
     "billing.view_pricesegment",

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from billing import budgets, ledger
-from billing.models import Budget, Component
+from billing.models import Budget, Component, Discrepancy
 from deployments import money
 from deployments.lifecycle import Desired, State
 from deployments.models import (
@@ -30,7 +30,7 @@ from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.notices.models import Notice
 from panel.notices.notify import raise_notice
 from tests import factories
-from tests.browser import scene_alerts, scene_providers
+from tests.browser import scene_alerts, scene_bills, scene_providers
 
 PASSWORD = "a long enough password"
 
@@ -53,6 +53,8 @@ class Scene(NamedTuple):
     window: Window
     message: Delivery
     """One that does not arrive."""
+    gap: Discrepancy
+    """Yesterday, a machine that nobody knows was charged at RunPod."""
 
 
 def quote(key: str, gpu: str, country: str | None, price: str, **more: object) -> Quote:
@@ -170,7 +172,7 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     replacing = scene_providers.typed(ready, context=4096, price_ceiling="0.8")
     return Scene(
         administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing,
-        incident, notice, *alerts,
+        incident, notice, *alerts, scene_bills.build(accounts["runpod"], now=now),
     )  # fmt: skip
 
 
