@@ -12,7 +12,8 @@ from billing.metering import meter
 from billing.models import Adjustment, ClosedPeriod, Subject
 from billing.money import BadAmount
 from billing.periods import hour_of, utc
-from billing.posting import closed_until, lock, total_day
+from billing.posting import closed_until, lock
+from billing.rollup import total_days
 
 
 def close_period(until: datetime, *, now: datetime) -> ClosedPeriod:
@@ -45,5 +46,5 @@ def adjust(subject_id: UUID, usd: Decimal, *, hour: datetime, reason: str, now: 
     added = Adjustment.objects.create(
         subject_id=subject_id, hour=hour, usd=usd, reason=reason[:300], created_at=utc(now)
     )
-    total_day(hour.date(), [subject_id])
+    total_days({hour.date(): [subject_id]})
     return added

@@ -9,6 +9,7 @@ from billing.models.ledger import (
     UsageCharge,
 )
 from billing.models.subject import Subject
+from billing.models.totals import MonthTotal
 
 __all__ = [
     "Adjustment",
@@ -17,6 +18,7 @@ __all__ = [
     "Component",
     "DayTotal",
     "LedgerEntry",
+    "MonthTotal",
     "PriceSegment",
     "Reservation",
     "Subject",
