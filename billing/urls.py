@@ -2,9 +2,10 @@
 
 from django.urls import path
 
-from billing.views import spend
+from billing.views import machine, spend
 
 urlpatterns = [
     path("spend/", spend.spend, name="spend"),
-    path("spend/budget/", spend.budget, name="budget"),
+    path("spend/spend.csv", spend.spend_csv, name="spend_csv"),
+    path("spend/machine/<uuid:subject_id>/", machine.machine, name="spend_machine"),
 ]

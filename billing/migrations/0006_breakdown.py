@@ -8,8 +8,11 @@ from django.db import migrations, models
 from django.db.models import Sum
 
 PART_OF = {
-    "compute": "compute_usd", "disk": "disk_usd", "volume": "volume_usd",
-    "traffic-in": "traffic_usd", "traffic-out": "traffic_usd",
+    "compute": "compute_usd",
+    "disk": "disk_usd",
+    "volume": "volume_usd",
+    "traffic-in": "traffic_usd",
+    "traffic-out": "traffic_usd",
 }
 PARTS = ("compute_usd", "disk_usd", "volume_usd", "traffic_usd", "adjusted_usd", "seconds")
 
@@ -47,90 +50,110 @@ def fill(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('billing', '0002_facets'),
+        ("billing", "0002_facets"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='daytotal',
-            name='adjusted_usd',
+            model_name="daytotal",
+            name="adjusted_usd",
             field=billing.fields.UsdField(default=0, signed=True),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='best_hour',
-            field=models.BigIntegerField(default=0, help_text='tokens in its best hour'),
+            model_name="daytotal",
+            name="best_hour",
+            field=models.BigIntegerField(default=0, help_text="tokens in its best hour"),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='busy_seconds',
-            field=models.BigIntegerField(default=0, help_text='in minutes with a request or a token'),
+            model_name="daytotal",
+            name="busy_seconds",
+            field=models.BigIntegerField(default=0, help_text="in minutes with a request or a token"),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='compute_usd',
+            model_name="daytotal",
+            name="compute_usd",
             field=billing.fields.UsdField(default=0, signed=True),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='disk_usd',
+            model_name="daytotal",
+            name="disk_usd",
             field=billing.fields.UsdField(default=0, signed=True),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='seconds',
-            field=models.BigIntegerField(default=0, help_text='for which compute was charged'),
+            model_name="daytotal",
+            name="seconds",
+            field=models.BigIntegerField(default=0, help_text="for which compute was charged"),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='tokens_in',
+            model_name="daytotal",
+            name="tokens_in",
             field=models.BigIntegerField(default=0),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='tokens_out',
+            model_name="daytotal",
+            name="tokens_out",
             field=models.BigIntegerField(default=0),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='traffic_usd',
+            model_name="daytotal",
+            name="traffic_usd",
             field=billing.fields.UsdField(default=0, signed=True),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='volume_usd',
+            model_name="daytotal",
+            name="volume_usd",
             field=billing.fields.UsdField(default=0, signed=True),
         ),
         migrations.AddField(
-            model_name='daytotal',
-            name='watched_seconds',
-            field=models.BigIntegerField(default=0, help_text='in which its engine told what it does'),
+            model_name="daytotal",
+            name="watched_seconds",
+            field=models.BigIntegerField(default=0, help_text="in which its engine told what it does"),
         ),
         migrations.CreateModel(
-            name='MonthTotal',
+            name="MonthTotal",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('usd', billing.fields.UsdField(signed=True)),
-                ('compute_usd', billing.fields.UsdField(default=0, signed=True)),
-                ('disk_usd', billing.fields.UsdField(default=0, signed=True)),
-                ('volume_usd', billing.fields.UsdField(default=0, signed=True)),
-                ('traffic_usd', billing.fields.UsdField(default=0, signed=True)),
-                ('adjusted_usd', billing.fields.UsdField(default=0, signed=True)),
-                ('seconds', models.BigIntegerField(default=0, help_text='for which compute was charged')),
-                ('tokens_in', models.BigIntegerField(default=0)),
-                ('tokens_out', models.BigIntegerField(default=0)),
-                ('busy_seconds', models.BigIntegerField(default=0, help_text='in minutes with a request or a token')),
-                ('watched_seconds', models.BigIntegerField(default=0, help_text='in which its engine told what it does')),
-                ('best_hour', models.BigIntegerField(default=0, help_text='tokens in its best hour')),
-                ('month', models.DateField()),
-                ('subject', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='months', to='billing.subject')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("usd", billing.fields.UsdField(signed=True)),
+                ("compute_usd", billing.fields.UsdField(default=0, signed=True)),
+                ("disk_usd", billing.fields.UsdField(default=0, signed=True)),
+                ("volume_usd", billing.fields.UsdField(default=0, signed=True)),
+                ("traffic_usd", billing.fields.UsdField(default=0, signed=True)),
+                ("adjusted_usd", billing.fields.UsdField(default=0, signed=True)),
+                ("seconds", models.BigIntegerField(default=0, help_text="for which compute was charged")),
+                ("tokens_in", models.BigIntegerField(default=0)),
+                ("tokens_out", models.BigIntegerField(default=0)),
+                (
+                    "busy_seconds",
+                    models.BigIntegerField(default=0, help_text="in minutes with a request or a token"),
+                ),
+                (
+                    "watched_seconds",
+                    models.BigIntegerField(default=0, help_text="in which its engine told what it does"),
+                ),
+                ("best_hour", models.BigIntegerField(default=0, help_text="tokens in its best hour")),
+                ("month", models.DateField()),
+                (
+                    "subject",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="months",
+                        to="billing.subject",
+                    ),
+                ),
             ],
             options={
-                'default_permissions': (),
-                'indexes': [models.Index(fields=['month'], name='billing_month')],
-                'constraints': [models.UniqueConstraint(fields=('subject', 'month'), name='billing_month_once')],
+                "default_permissions": (),
+                "indexes": [models.Index(fields=["month"], name="billing_month")],
+                "constraints": [
+                    models.UniqueConstraint(fields=("subject", "month"), name="billing_month_once")
+                ],
             },
         ),
         migrations.RunPython(fill, migrations.RunPython.noop),
