@@ -10,52 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from decimal import Decimal
-from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from django.db.models import (
     BigIntegerField,
-    Case,
     CharField,
-    DateField,
     DateTimeField,
-    F,
-    IntegerField,
     Max,
     Q,
     QuerySet,
     Sum,
     Value,
-    When,
 )
 from django.db.models.expressions import Combinable
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
 from django.db.models.lookups import Exact, IsNull
 
-from billing.models import Adjustment, Component, DayTotal, LedgerEntry, MonthTotal, PriceSegment, Subject
-from billing.money import from_nano
-from billing.periods import DAY, HOUR, days_between, hours_between, midnight, utc
+from billing.cost import Cost, Group
+from billing.models import Component, DayTotal, MonthTotal, PriceSegment, Subject
+from billing.periods import DAY, midnight, utc
 from billing.rollup import COST, OUTPUT, PART_OF, PARTS, first_of, month_after
 from billing.totals import RATE, Row, Window
-
-MILLION = 1_000_000
-TOP = 6
-"""Groups that a chart tells apart; what is beyond them is drawn together."""
-
-
-class Step(StrEnum):
-    """How long a bar of the chart is."""
-
-    HOUR = "hour"
-    DAY = "day"
-    MONTH = "month"
-
-
-LONGEST = {Step.HOUR: 2, Step.DAY: 100, Step.MONTH: 3_660}
-"""The longest range, in days, that is told by each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +59,13 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "tier": ("subject__provider", "subject__tier"),
     "gpu": ("subject__gpu",),
     "owner": ("subject__owner",),
-    "component": (),
 }
-"""What is read for each group: what tells it from others, then what it is called."""
-_KEYS = {"tier": 2, "component": 0}
-"""How many of those tell it from others, where it is not one."""
+"""What is read for each group: what tells it from others, what it is called, the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What is asked for: all of these. An owner of 0, an account or a text that is empty: those without one."""
+    """What is asked for: all of these. An owner of 0 and the empty value of a tag: those without one."""
 
     deployment: UUID | None = None
     machine: UUID | None = None
@@ -103,7 +77,8 @@ class Filter:
     tags: tuple[tuple[str, str], ...] = ()
 
     def where(self) -> Q:
-        found = Q(subject_id=self.machine) if self.machine else Q()
+        """For a query of what belongs to a subject."""
+        found = Q(subject=self.machine) if self.machine else Q()
         for name, path in (
             ("deployment", "scope"),
             ("provider",) * 2,
@@ -114,13 +89,13 @@ class Filter:
             if (value := getattr(self, name)) is not None:
                 found &= Q(**{f"subject__{path}": value})
         if self.owner is not None:
-            found &= Q(subject__owner=self.owner) if self.owner else Q(subject__owner=None)
+            found &= Q(subject__owner=self.owner or None)
         for key, value in self.tags:
-            found &= Q(_is(_tag(key), value or None))
+            found &= Q(_is(tag(key), value or None))
         return found
 
 
-def _tag(key: str) -> KeyTextTransform:
+def tag(key: str) -> KeyTextTransform:
     return KeyTextTransform(key, "subject__tags")
 
 
@@ -128,10 +103,10 @@ def _is(expression: Any, value: Any) -> Any:
     return IsNull(expression, True) if value is None else Exact(expression, value)  # noqa: FBT003
 
 
-def _fields(group: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+def fields(group: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The names of a group's columns, and the expressions that must be annotated for them."""
     if group.startswith("tag:"):
-        return ("tag",), {"tag": _tag(group.removeprefix("tag:"))}
+        return ("tag",), {"tag": tag(group.removeprefix("tag:"))}
     return _FIELDS[group], {}
 
 
@@ -139,135 +114,56 @@ def _fields(group: str) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 @dataclass(slots=True)
-class Cost:
-    """A sum: nano-dollars by column, seconds of compute, what was given for it, and the price now, nano an hour."""
+class Breakdown:
+    """What was asked, and the groups, the dearest first."""
 
-    nano: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("usd", *PARTS), 0))
-    seconds: float = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    busy_seconds: int = 0
-    watched_seconds: int = 0
-    best_hour: int = 0
-    rate: int = 0
-
-    def add(self, other: Self) -> None:
-        for column, nano in other.nano.items():
-            self.nano[column] += nano
-        for name in ("seconds", *OUTPUT[:-1], "rate"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.best_hour = max(self.best_hour, other.best_hour)
+    days: Days
+    group: str
+    asked: Filter
+    groups: list[Group]
 
     @property
-    def usd(self) -> Decimal:
-        return from_nano(self.nano["usd"])
-
-    @property
-    def compute(self) -> Decimal:
-        return from_nano(self.nano["compute_usd"])
-
-    @property
-    def disk(self) -> Decimal:
-        """Disks and volumes."""
-        return from_nano(self.nano["disk_usd"] + self.nano["volume_usd"])
-
-    @property
-    def volume(self) -> Decimal:
-        return from_nano(self.nano["volume_usd"])
-
-    @property
-    def traffic(self) -> Decimal:
-        return from_nano(self.nano["traffic_usd"])
-
-    @property
-    def adjusted(self) -> Decimal:
-        return from_nano(self.nano["adjusted_usd"])
-
-    @property
-    def other(self) -> Decimal:
-        """What is in no other part: requests."""
-        return from_nano(self.nano["usd"] - sum(self.nano[part] for part in PARTS))
-
-    @property
-    def hours(self) -> Decimal:
-        """For which compute was charged."""
-        return Decimal(str(self.seconds)) / 3600
-
-    @property
-    def usd_per_hour(self) -> Decimal:
-        """What it costs now."""
-        return from_nano(self.rate)
-
-    @property
-    def tokens(self) -> int:
-        return self.tokens_in + self.tokens_out
-
-    @property
-    def idle(self) -> float | None:
-        """The share of the time watched in which nothing was asked of it; None where nobody watched."""
-        return 1 - self.busy_seconds / self.watched_seconds if self.watched_seconds else None
-
-    @property
-    def per_million(self) -> Decimal | None:
-        """USD for a million tokens, read and written: all that was charged. None without tokens."""
-        return self.usd / self.tokens * MILLION if self.tokens else None
-
-    @property
-    def floor(self) -> Decimal | None:
-        """What a million tokens cost in its best hour: all that time costs, by the hour, over that hour's tokens."""
-        if not self.best_hour or not self.seconds:
-            return None
-        return (self.compute + self.disk) / self.hours / self.best_hour * MILLION
+    def whole(self) -> Cost:
+        found = Cost()
+        for group in self.groups:
+            found.add(group.cost)
+        return found
 
 
-@dataclass(slots=True)
-class Group:
-    """One row of the table. `key` tells it from others; None or empty: those without one."""
-
-    key: tuple[Any, ...]
-    label: str
-    cost: Cost
-    providers: set[str] = field(default_factory=set)
-
-
-def total(days: Days, asked: Filter, *, now: datetime) -> Cost:
-    """What all that is asked for cost and gave in these days."""
-    found = Cost()
-    for group in table(days, "provider", asked, now=now):
-        found.add(group.cost)
-    return found
-
-
-def table(days: Days, group: str, asked: Filter, *, now: datetime) -> list[Group]:
-    """What each group cost in these days and costs now, in one query, the dearest first.
+def of(days: Days, group: str, asked: Filter, *, now: datetime) -> Breakdown:
+    """What each group cost in these days and costs now, in one query.
 
     `group` is one of GROUPS or "tag:<key>". A group that costs nothing and gave nothing is left out.
     """
     if group == "component":
-        return _by_component(days, asked, now=now)
-    window = _window(days, now)
-    names, extra = _fields(group)
-    width, told = len(names), _KEYS.get(group, 1)
-    found: dict[tuple[Any, ...], Group] = {}
+        return Breakdown(days, group, asked, _by_component(days, asked, now=now))
+    span = window(days, now)
+    names, extra = fields(group)
+    width, has_label, told = len(names), len(names) == 3, 2 if group == "tier" else 1
+    found: dict[Any, Group] = {}
     for row in _rows(days, names, extra, asked.where(), now=now):
         key = row[:told]
-        mine = found.get(key)
-        if mine is None:
+        if (mine := found.get(key)) is None:
             mine = found[key] = Group(key, "", Cost())
-        if width > told and row[told]:
-            mine.label = row[told]
-        if group in ("deployment", "machine", "account"):
-            mine.providers.add(row[width - 1])
-        _add(mine.cost, row[width:], window)
+        if has_label:
+            mine.label = row[1] or mine.label
+            mine.providers.add(row[2])
+        _add(mine.cost, row[width:], span)
     kept = [g for g in found.values() if g.cost.nano["usd"] or g.cost.rate or g.cost.tokens]
-    return sorted(kept, key=lambda g: (-g.cost.nano["usd"], g.label, str(g.key)))
+    groups = sorted(kept, key=lambda g: (-g.cost.nano["usd"], g.label, str(g.key)))
+    return Breakdown(days, group, asked, groups)
+
+
+def total(days: Days, asked: Filter, *, now: datetime) -> Cost:
+    """What all that is asked for cost and gave in these days."""
+    return of(days, "provider", asked, now=now).whole
 
 
 def _by_component(days: Days, asked: Filter, *, now: datetime) -> list[Group]:
     whole, rates = Cost(), dict.fromkeys((*PARTS, "usd"), 0)
-    window = _window(days, now)
+    span = window(days, now)
     for row in _rows(days, (), {}, asked.where(), now=now):
-        _add(whole, row, window)
+        _add(whole, row, span)
         if row[_START] is not None:
             rates[PART_OF.get(row[_COMPONENT], "usd")] += row[0]
     found = []
@@ -290,7 +186,7 @@ _START, _HELD, _COMPONENT = len(_SUMS), len(_SUMS) + 1, len(_SUMS) + 2
 """Where these stand behind a group's columns."""
 
 
-def _add(cost: Cost, row: tuple[Any, ...], window: Window) -> None:
+def _add(cost: Cost, row: Sequence[Any], span: Window) -> None:
     """Add what is booked; or what an open price, in `usd` of such a row, costs beyond that."""
     start, held = row[_START], row[_HELD]
     nano = cost.nano
@@ -304,21 +200,21 @@ def _add(cost: Cost, row: tuple[Any, ...], window: Window) -> None:
         cost.watched_seconds += row[10]
         cost.best_hour = max(cost.best_hour, row[11])
         return
-    accrued = window.cost(Row((), row[0], start, held))
+    accrued = span.cost(Row((), row[0], start, held))
     nano["usd"] += accrued
     if part := PART_OF.get(row[_COMPONENT]):
         nano[part] += accrued
     cost.rate += row[0]
     if row[_COMPONENT] == Component.COMPUTE:
-        a = max(held or start, window.start or start)
-        b = min(window.end or window.now, window.now)
+        a = max(held or start, span.start or start)
+        b = min(span.end or span.now, span.now)
         cost.seconds += max(0.0, (b - a).total_seconds())
 
 
 _MONEY = COST[:-1]
 
 
-def _window(days: Days, now: datetime) -> Window:
+def window(days: Days, now: datetime) -> Window:
     return Window.of(midnight(days.start), midnight(days.end), now)
 
 
@@ -336,14 +232,14 @@ def _rows(
 
 def _pieces(days: Days, *, now: datetime) -> Iterator[tuple[Any, Q]]:
     """The month totals and day totals that make up these days, no day twice."""
-    whole, edges = _months(days, now=now)
+    whole, edges = months(days, now=now)
     if whole:
         yield MonthTotal, Q(month__gte=whole.start, month__lt=whole.end)
     for edge in edges:
         yield DayTotal, Q(day__gte=edge.start, day__lt=edge.end)
 
 
-def _months(days: Days, *, now: datetime) -> tuple[Days | None, list[Days]]:
+def months(days: Days, *, now: datetime) -> tuple[Days | None, list[Days]]:
     """The whole months among these days, and the days at the edges; the month that runs is whole to its today."""
     first = days.start if days.start.day == 1 else month_after(days.start)
     last = month_after(days.end - DAY) if days.end > utc(now).date() else first_of(days.end)
@@ -359,8 +255,7 @@ def _summed(model: Any, where: Q, names: tuple[str, ...], extra: dict[str, Any])
     sums[f"n_{_SUMS[-1]}"] = Max(_SUMS[-1])
     listed: QuerySet[Any, Any] = (
         grouped.values(*(names or ("all",)))
-        .annotate(**sums, start=_constant(None, DateTimeField()), held=_constant(None, DateTimeField()))
-        .annotate(part=_constant("", CharField()))
+        .annotate(**sums, **NEVER, part=constant("", CharField()))
         .values_list(*names, *sums, "start", "held", "part")
     )
     return listed
@@ -382,160 +277,11 @@ class _Constant(Cast):
         return []
 
 
-def _constant(value: Any, field: Any) -> Combinable:
+def constant(value: Any, field: Any) -> Combinable:
     return _Constant(Value(value), field)
 
 
-# -- the chart ----------------------------------------------------------------------------------------
-
-
-def chart(
-    days: Days, step: Step, group: str, shown: Sequence[Group], asked: Filter, *, now: datetime
-) -> tuple[list[datetime], list[list[Decimal]]]:
-    """The bars' begins, and for each of the groups `shown` (some of `table`'s) what it cost in each, in one query.
-
-    What belongs to none of them is one more series, the last.
-    """
-    starts = list(_starts(days, step))
-    at = {start: i for i, start in enumerate(starts)}
-    if group == "component":
-        cells = _component_cells(days, step, at, [g.key[0] for g in shown], asked, now=now)
-    else:
-        cells = _cells(days, step, at, _which(group, shown), len(shown) + 1, asked, now=now)
-    return starts, [[from_nano(nano) for nano in row] for row in cells]
-
-
-def _starts(days: Days, step: Step) -> Iterator[datetime]:
-    if step is Step.HOUR:
-        yield from hours_between(midnight(days.start), midnight(days.end))
-    elif step is Step.DAY:
-        yield from map(midnight, days_between(days.start, days.end))
-    else:
-        month = first_of(days.start)
-        while month < days.end:
-            yield midnight(month)
-            month = month_after(month)
-
-
-def _which(group: str, shown: Sequence[Group]) -> Combinable:
-    """The number of the group that a row belongs to, among those that are shown; else the next number."""
-    names, extra = _fields(group)
-    whens = []
-    for i, g in enumerate(shown):
-        mine = dict(zip(names, g.key, strict=False))
-        condition = Q(_is(extra["tag"], g.key[0])) if extra else Q(**mine)
-        whens.append(When(condition, then=Value(i)))
-    return Case(*whens, default=Value(len(shown)), output_field=IntegerField())
-
-
-def _cells(
-    days: Days, step: Step, at: dict[datetime, int], which: Combinable, count: int, asked: Filter, *, now: datetime
-) -> list[list[int]]:  # fmt: skip
-    """Nano-dollars of each series in each bar."""
-    cells = [[0] * len(at) for _ in range(count)]
-    window, where = _window(days, now), asked.where()
-    sums = []
-    for model, within, bucket in _buckets(days, step, now=now):
-        rows = model._default_manager.filter(where & within).order_by()
-        rows = rows.annotate(bucket=bucket, which=which).values("bucket", "which")
-        sums.append(rows.annotate(nano=Cast(Sum("usd"), BigIntegerField()), **_NEVER))
-    unknown = _constant(None, DateTimeField() if step is Step.HOUR else DateField())
-    prices = PriceSegment.objects.filter(where, ended_at=None).order_by()
-    columns = ("bucket", "which", "nano", "start", "held")
-    opened = prices.annotate(
-        bucket=unknown, which=which, nano=RATE, start=F("started_at"), held=F("metered_to")
-    ).values_list(*columns)
-    first, *others = [rows.values_list(*columns) for rows in sums]
-    for bucket, series, nano, start, held in first.union(*others, opened, all=True):
-        row = cells[series]
-        if start is None:
-            row[at[_moment(bucket, step)]] += nano
-            continue
-        for moment, part in window.unbooked(Row((), nano, start, held), HOUR if step is Step.HOUR else DAY):
-            row[at[_start_of(moment, step)]] += part
-    return cells
-
-
-_NEVER = {
-    "start": _constant(None, DateTimeField()),
-    "held": _constant(None, DateTimeField()),
-}
-
-
-def _component_cells(
-    days: Days, step: Step, at: dict[datetime, int], columns: list[str], asked: Filter, *, now: datetime
-) -> list[list[int]]:
-    """As `_cells`, by component: each is a column already, but in entries."""
-    kept = {column: [0] * len(at) for column in (*PARTS, "usd")}
-    window, where = _window(days, now), asked.where()
-    parts = ("n_usd", *(f"n_{part}" for part in PARTS))
-    sums = []
-    for model, within, bucket in _buckets(days, step, now=now):
-        rows = model._default_manager.filter(where & within).order_by().annotate(bucket=bucket)
-        added = {f"n_{c}": Cast(Sum(_column(model, c)), BigIntegerField()) for c in ("usd", *PARTS)}
-        rows = rows.values("bucket").annotate(**added, **_NEVER, part=_constant("", CharField()))
-        sums.append(rows.values_list("bucket", *parts, "start", "held", "part"))
-    unknown = _constant(None, DateTimeField() if step is Step.HOUR else DateField())
-    zeros = {f"n_{part}": Cast(Value(0), BigIntegerField()) for part in PARTS}
-    prices = PriceSegment.objects.filter(where, ended_at=None).order_by()
-    opened = prices.annotate(bucket=unknown, nano=RATE, **zeros)
-    first, *others = sums
-    listed = opened.values_list("bucket", "nano", *zeros, "started_at", "metered_to", "component")
-    for bucket, usd, *split, start, held, component in first.union(*others, listed, all=True):
-        if start is None:
-            i = at[_moment(bucket, step)]
-            for column, nano in zip(PARTS, split, strict=True):
-                kept[column][i] += nano
-            kept["usd"][i] += usd - sum(split)
-            continue
-        row = kept[PART_OF.get(component, "usd")]
-        for moment, part in window.unbooked(Row((), usd, start, held), HOUR if step is Step.HOUR else DAY):
-            row[at[_start_of(moment, step)]] += part
-    others_nano = [sum(kept[c][i] for c in kept if c not in columns) for i in range(len(at))]
-    return [*(kept[c] for c in columns), others_nano]
-
-
-def _column(model: Any, column: str) -> Any:
-    """A part's column; of entries and adjustments, what belongs to it."""
-    if model in (MonthTotal, DayTotal) or column == "usd":
-        return column
-    if model is Adjustment:
-        return "usd" if column == "adjusted_usd" else Value(0)
-    mine = [component for component, part in PART_OF.items() if part == column]
-    if not mine:
-        return Value(0)
-    return Case(When(component__in=mine, then=F("usd")), default=Value(0), output_field=BigIntegerField())
-
-
-def _buckets(days: Days, step: Step, *, now: datetime) -> Iterator[tuple[Any, Q, Any]]:
-    """What is summed for the chart, from where, and the bar that each row belongs to."""
-    if step is Step.HOUR:
-        within = Q(hour__gte=midnight(days.start), hour__lt=midnight(days.end))
-        yield LedgerEntry, within, F("hour")
-        yield Adjustment, within, F("hour")
-        return
-    if step is Step.DAY:
-        yield DayTotal, Q(day__gte=days.start, day__lt=days.end), F("day")
-        return
-    whole, edges = _months(days, now=now)
-    if whole:
-        yield MonthTotal, Q(month__gte=whole.start, month__lt=whole.end), F("month")
-    for edge in edges:
-        # The days at an edge may lie in two months when they are all there is.
-        month = first_of(edge.start)
-        while month < edge.end:
-            within = Q(day__gte=max(month, edge.start), day__lt=min(month_after(month), edge.end))
-            yield DayTotal, within, _constant(month, DateField())
-            month = month_after(month)
-
-
-def _moment(bucket: Any, step: Step) -> datetime:
-    moment = bucket if isinstance(bucket, datetime) else midnight(bucket)
-    return _start_of(moment, step)
-
-
-def _start_of(moment: datetime, step: Step) -> datetime:
-    return midnight(first_of(moment.date())) if step is Step.MONTH else moment
+NEVER = {"start": constant(None, DateTimeField()), "held": constant(None, DateTimeField())}
 
 
 # -- what there is to choose from ---------------------------------------------------------------------
@@ -578,15 +324,6 @@ def choices() -> Choices:
         for key, value in tags.items():
             found.tags.setdefault(key, set()).add(value)
     return found
-
-
-def step_for(days: Days, asked: str = "") -> Step:
-    """The step that is asked for if the range can be told by it; else the finest that makes no thicket of it."""
-    fitting = [s for s in Step if days.count <= LONGEST[s]]
-    if asked in fitting:
-        return Step(asked)
-    usual = Step.HOUR if days.count == 1 else Step.DAY if days.count <= LONGEST[Step.DAY] else Step.MONTH
-    return usual if usual in fitting else Step.MONTH
 
 
 def span_of(now: datetime, back: timedelta) -> Days:

@@ -110,6 +110,12 @@ class Migration(migrations.Migration):
             name="watched_seconds",
             field=models.BigIntegerField(default=0, help_text="in which its engine told what it does"),
         ),
+        # It tells the sum of a day and each machine's part of it.
+        migrations.AddIndex(
+            model_name="daytotal",
+            index=models.Index(fields=["day", "subject", "usd"], name="billing_day_subject"),
+        ),
+        migrations.RemoveIndex(model_name="daytotal", name="billing_day_sum"),
         migrations.CreateModel(
             name="MonthTotal",
             fields=[

@@ -103,7 +103,7 @@ class DayTotal(Parts):
         default_permissions = ()
         constraints = [models.UniqueConstraint(fields=["subject", "day"], name="billing_day_once")]
         indexes = [
-            models.Index(fields=["day", "usd"], name="billing_day_sum"),
+            models.Index(fields=["day", "subject", "usd"], name="billing_day_subject"),
             models.Index(fields=["subject", "day", "usd"], name="billing_day_of_subject"),
         ]
 

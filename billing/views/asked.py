@@ -14,9 +14,10 @@ from uuid import UUID
 from django.http import QueryDict
 
 from billing import tags
-from billing.breakdown import GROUPS, LONGEST, Days, Filter, Step, span_of, step_for
+from billing.breakdown import GROUPS, Days, Filter, span_of
 from billing.periods import DAY, utc
 from billing.rollup import first_of
+from billing.timeline import LONGEST, Step, step_for
 
 RANGES = {
     "today": "Today",

@@ -16,7 +16,7 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
 from billing import breakdown
-from billing.breakdown import Cost
+from billing.cost import Cost
 from billing.models import Adjustment, Component, LedgerEntry, PriceSegment, Reservation, Subject, UsageCharge
 from billing.money import accrued_between
 from billing.periods import DAY, utc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,10 +17,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import breakdown, budgets, ledger
-from billing.breakdown import TOP, Choices, Cost, Group, Step
+from billing import breakdown, budgets, ledger, timeline
+from billing.breakdown import Breakdown
+from billing.cost import Cost, Group
 from billing.models import Reservation, Subject
 from billing.periods import calendar_month
+from billing.timeline import TOP, Step
 from billing.views.asked import RANGES, Asked, link, read
 from billing.views.figures import budget_figures
 from panel.accounts.access import requires
@@ -67,7 +69,7 @@ def spend(request: SignedInRequest) -> HttpResponse:
     if part != "money":
         context |= _breakdown(request.GET, asked, now=now)
     if part is None:
-        context |= {"ranges": RANGES, "held": list(_held())}
+        context |= {"ranges": RANGES, "held": list(_held()), **_choices()}
     return live(request, "billing/spend.html", context, fragments=FRAGMENTS)
 
 
@@ -111,37 +113,38 @@ class Line:
 
 
 def _breakdown(query: QueryDict, asked: Asked, *, now: datetime) -> dict[str, Any]:
-    lines, whole, groups = _lines(query, asked, now=now)
+    found = breakdown.of(asked.days, asked.group, asked.filter, now=now)
+    lines, groups = _lines(query, asked, found), found.groups
     names = {line.id: line.label for line in lines}
     shown = _drawn(groups)
-    choices = breakdown.choices()
-    people = _names({o for o in choices.owners if o}) if choices.owners else {}
     page = Paginator(_sorted(lines, asked), ROWS).get_page(asked.page)
     return {
         "lines": page,
-        "whole": whole,
+        "whole": found.whole,
         "more": max(0, len(page.object_list) - 3),
-        "chart": _chart(asked, shown, [names[_id(g)] for g in shown], now=now),
+        "chart": _chart(asked, found, shown, [names[_id(g)] for g in shown], now=now),
         "chart_label": _chart_label(asked),
         "group_title": _title(asked.group),
-        "groups": [*_TITLES.items(), *((f"tag:{key}", f"Tag: {key}") for key in sorted(choices.tags))],
         "steps": [(step, _STEPS[step]) for step in asked.steps],
-        "choices": choices,
-        "people": sorted(people.items(), key=lambda p: p[1].lower()),
-        "chips": _chips(query, asked, choices, people),
+        "chips": _chips(query, asked),
         "columns": _columns(query, asked),
     }
 
 
-def _lines(query: QueryDict, asked: Asked, *, now: datetime) -> tuple[list[Line], Cost, list[Group]]:
-    """A line for each group, the dearest first, and their sum."""
-    groups = breakdown.table(asked.days, asked.group, asked.filter, now=now)
-    whole = Cost()
-    for g in groups:
-        whole.add(g.cost)
+def _choices() -> dict[str, Any]:
+    """What the controls offer."""
+    found = breakdown.choices()
+    people = sorted(_names(found.owners).items(), key=lambda p: p[1].lower())
+    groups = [*_TITLES.items(), *((f"tag:{key}", f"Tag: {key}") for key in sorted(found.tags))]
+    return {"choices": found, "people": people, "groups": groups}
+
+
+def _lines(query: QueryDict, asked: Asked, found: Breakdown) -> list[Line]:
+    """A line for each group, the dearest first."""
+    groups, whole = found.groups, found.whole
     people = _names({g.key[0] for g in groups}) if asked.group == "owner" else {}
     colours = {g.key: f"s{i}" for i, g in enumerate(_drawn(groups))}
-    lines = [
+    return [
         Line(
             _id(g), _label(asked.group, g, people), _sub(asked.group, g), _url(query, asked.group, g), g.cost,
             colours.get(g.key, ""), g.cost.usd / whole.usd if whole.usd > 0 else None,
@@ -150,7 +153,6 @@ def _lines(query: QueryDict, asked: Asked, *, now: datetime) -> tuple[list[Line]
         )
         for g in groups
     ]  # fmt: skip
-    return lines, whole, groups
 
 
 def _drawn(groups: list[Group]) -> list[Group]:
@@ -161,7 +163,7 @@ def _id(g: Group) -> str:
     return "-".join(str(part) for part in g.key)
 
 
-def _names(owners: set[int | None]) -> dict[int, str]:
+def _names(owners: Collection[int | None]) -> dict[int, str]:
     found = User.objects.filter(pk__in=[o for o in owners if o])
     return {user.pk: str(user) for user in found.only("name", "email")}
 
@@ -251,21 +253,19 @@ def _columns(query: QueryDict, asked: Asked) -> list[dict[str, str]]:
     return found
 
 
-def _chips(
-    query: QueryDict, asked: Asked, choices: Choices, people: dict[int, str]
-) -> list[tuple[str, str, str]]:
+def _chips(query: QueryDict, asked: Asked) -> list[tuple[str, str, str]]:
     """What is asked for: (of what, which, the address without it)."""
     f, found = asked.filter, []
     if f.deployment:
-        label = _scope_label(f.deployment)
+        label = _called(f.deployment, scope="scope_label")
         found.append(("Deployment", label, link(query, deployment=None)))
     for name, value in (("provider", f.provider), ("tier", f.tier), ("gpu", f.gpu)):
         if value is not None:
             found.append((_TITLES[name], value, link(query, **{name: None})))
     if f.account:
-        found.append(("Account", choices.accounts.get(f.account, str(f.account)), link(query, account=None)))
+        found.append(("Account", _called(f.account, account="account_label"), link(query, account=None)))
     if f.owner is not None:
-        found.append(("Owner", people.get(f.owner, FORMER), link(query, owner=None)))
+        found.append(("Owner", _names({f.owner}).get(f.owner, FORMER), link(query, owner=None)))
     for pair in f.tags:
         others = [("tag", f"{k}={v}") for k, v in f.tags if (k, v) != pair]
         rest = f"&{urlencode(others)}" if others else ""
@@ -273,17 +273,18 @@ def _chips(
     return found
 
 
-def _scope_label(scope: UUID) -> str:
-    """What it was called when it last rented a machine."""
-    labels = Subject.objects.filter(scope=scope).order_by("-created_at").values_list("scope_label", flat=True)
-    return labels.first() or str(scope)
+def _called(id: UUID, **field: str) -> str:
+    """What the ledger called it last: `field` names the column of the id and that of its label."""
+    ((column, label),) = field.items()
+    labels = Subject.objects.filter(**{column: id}).order_by("-created_at").values_list(label, flat=True)
+    return str(labels.first() or id)
 
 
 # -- the chart ----------------------------------------------------------------------------------------
 
 
-def _chart(asked: Asked, shown: list[Group], names: list[str], *, now: datetime) -> Stack:
-    starts, series = breakdown.chart(asked.days, asked.step, asked.group, shown, asked.filter, now=now)
+def _chart(asked: Asked, found: Breakdown, shown: list[Group], names: list[str], *, now: datetime) -> Stack:
+    starts, series = timeline.chart(found, asked.step, shown, now=now)
     named = [(f"s{i}", names[i], values) for i, values in enumerate(series[:-1])]
     if any(series[-1]) or not named:
         named.append(("rest", "Others" if named else "USD", series[-1]))
@@ -321,7 +322,7 @@ def spend_csv(request: SignedInRequest) -> HttpResponseBase:
     """The table of the page with the same address, all of its rows in its order; amounts exact, times UTC."""
     now = timezone.now()
     asked = read(request.GET, now=now)
-    lines, _, _ = _lines(request.GET, asked, now=now)
+    lines = _lines(request.GET, asked, breakdown.of(asked.days, asked.group, asked.filter, now=now))
     name = f"spend-{asked.days.start}-to-{asked.last}-by-{asked.group.replace(':', '-')}.csv"
     return csv_response(name, HEADER, _cells(_sorted(lines, asked), asked))
 

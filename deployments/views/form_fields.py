@@ -62,9 +62,6 @@ class Tags(forms.CharField):
             widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "placeholder": "team=search, env=prod"}),
         )  # fmt: skip
 
-    def prepare_value(self, value: Any) -> Any:
-        return tags.text(value) if isinstance(value, dict) else value
-
     def clean(self, value: Any) -> dict[str, str]:
         try:
             return tags.parse(super().clean(value))
@@ -73,7 +70,7 @@ class Tags(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         try:
-            return tags.parse(data or "") != (initial or {})
+            return tags.parse(data or "") != tags.parse(initial or "")
         except tags.BadTags:
             return True
 

@@ -9,11 +9,20 @@ from django import forms
 from django.http import QueryDict
 from django.utils.html import format_html
 
+from billing import tags
 from deployments import changes
 from deployments.changes import Effect
 from deployments.models import Deployment, Instance
 from deployments.templatetags.states import COUNTRY_CHOICES, country
-from deployments.views.form_fields import DAYS, Moment, Several, Tags, check_context, dollars_field, hour_field
+from deployments.views.form_fields import (
+    DAYS,
+    Moment,
+    Several,
+    Tags,
+    check_context,
+    dollars_field,
+    hour_field,
+)
 from panel.ui.templatetags.ui import icon
 
 _ICONS = {Effect.NOW: "zap", Effect.RELAUNCH: "rotate-cw", Effect.REPLACE: "replace"}
@@ -101,6 +110,7 @@ def _values(d: Deployment) -> dict[str, Any]:
     for name in ("stop_at", "delete_at"):
         values[name] = values[name] and values[name].replace(second=0, microsecond=0)
     values["schedule_days"] = list(d.schedule_days)
+    values["tags"] = tags.text(d.tags)
     for name in ("price_ceiling", "bid_ceiling"):
         values[name] = None if values[name] is None else f"{values[name].normalize():f}"
     values["slo_percent"] = f"{d.slo_percent.normalize():f}"
