@@ -146,10 +146,12 @@ def of(days: Days, group: str, asked: Filter, *, now: datetime) -> Breakdown:
         if (mine := found.get(key)) is None:
             mine = found[key] = Group(key, "", Cost())
         if has_label:
-            mine.label = row[1] or mine.label
+            # Of several names that it had, always the same one: what polls is told of news alone.
+            mine.label = max(mine.label, row[1])
             mine.providers.add(row[2])
         _add(mine.cost, row[width:], span)
-    kept = [g for g in found.values() if g.cost.nano["usd"] or g.cost.rate or g.cost.tokens]
+    runs = days.end > utc(now).date()
+    kept = [g for g in found.values() if g.cost.nano["usd"] or g.cost.tokens or (runs and g.cost.rate)]
     groups = sorted(kept, key=lambda g: (-g.cost.nano["usd"], g.label, str(g.key)))
     return Breakdown(days, group, asked, groups)
 

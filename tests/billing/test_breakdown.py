@@ -138,7 +138,7 @@ def test_a_filter_holds_for_table_and_chart(fleet, asked, labels):
     assert whole.usd == found.whole.usd
 
 
-def test_a_deployment_goes_by_its_newest_machine_and_two_accounts_of_one_name_stay_two(fleet):
+def test_a_deployment_is_one_row_and_two_accounts_of_one_name_stay_two(fleet):
     scope = uuid4()
     machine(NOW - 3 * DAY, scope=scope, account=UUID(int=1), account_label="main")
     machine(NOW - 2 * DAY, scope=scope, account=UUID(int=2), account_label="main")
