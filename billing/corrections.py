@@ -15,7 +15,8 @@ from billing.metering import meter
 from billing.models import Adjustment, ClosedPeriod, Subject
 from billing.money import BadAmount
 from billing.periods import hour_of, utc
-from billing.posting import closed_until, lock, total_day
+from billing.posting import closed_until, lock
+from billing.rollup import total_days
 
 
 def close_period(until: datetime, *, now: datetime) -> ClosedPeriod:
@@ -64,6 +65,5 @@ def added(corrections: Sequence[Correction], *, reason: str, now: datetime) -> l
     days: dict[date, set[UUID]] = defaultdict(set)
     for row in rows:
         days[row.hour.date()].add(row.subject_id)
-    for day, subject_ids in days.items():
-        total_day(day, subject_ids)
+    total_days(days)
     return rows

@@ -15,13 +15,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Sum
 
-from billing.models import Adjustment, ClosedPeriod, DayTotal, LedgerEntry, PriceSegment, Subject
+from billing.models import Adjustment, ClosedPeriod, LedgerEntry, PriceSegment, Subject
 from billing.money import accrued_nano, from_nano, to_nano
-from billing.periods import DAY, HOUR, hours_between, midnight
+from billing.periods import HOUR, hours_between
+from billing.rollup import total_days
 
-ZERO = Decimal(0)
 _ROWS = 2_000
 """Rows for each INSERT: many enough to be quick, few enough for every database's limit of parameters."""
 
@@ -136,8 +135,7 @@ def post(changes: Iterable[Change], *, reason: str) -> int:
     write_entries(entries)
     _remove(emptied)
     Adjustment.objects.bulk_create(adjustments, batch_size=_ROWS)
-    for day, subject_ids in days.items():
-        total_day(day, subject_ids)
+    total_days(days)
     return len(entries) + len(adjustments)
 
 
@@ -155,25 +153,6 @@ def write_entries(entries: Sequence[Entry]) -> None:
     rows = [(subjects[e.subject_id], e.component, times[e.hour], e.seconds, e.nano) for e in entries]
     with connection.cursor() as cursor:
         cursor.executemany(_UPSERT, rows)
-
-
-def total_day(day: date, subject_ids: Collection[UUID]) -> None:
-    """Recompute the totals of one day from its entries and adjustments."""
-    start = midnight(day)
-    totals = dict.fromkeys(subject_ids, ZERO)
-    for model in (LedgerEntry, Adjustment):
-        rows = model._default_manager.filter(
-            subject_id__in=subject_ids, hour__gte=start, hour__lt=start + DAY
-        )
-        for subject_id, usd in rows.values_list("subject_id").annotate(usd_sum=Sum("usd")).order_by():
-            totals[subject_id] += usd
-    DayTotal.objects.bulk_create(
-        [DayTotal(subject_id=subject_id, day=day, usd=usd) for subject_id, usd in totals.items()],
-        batch_size=_ROWS,
-        update_conflicts=True,
-        unique_fields=["subject", "day"],
-        update_fields=["usd"],
-    )
 
 
 def _cost(held: Sequence[Span], hour: datetime) -> tuple[int, timedelta]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 from uuid import UUID
@@ -16,7 +16,8 @@ from django.db.models import Sum
 from billing.models import Adjustment, Component, LedgerEntry, UsageCharge
 from billing.money import BadAmount, positive, quantize, to_nano
 from billing.periods import HOUR, hour_of, utc
-from billing.posting import Entry, closed_until, lock, total_day, write_entries
+from billing.posting import Entry, closed_until, lock, write_entries
+from billing.rollup import total_days
 from billing.segments import TIMED
 
 QUANTUM = Decimal("1e-6")
@@ -121,7 +122,7 @@ class _Posting:
         self._closed = closed_until()
         self._open: dict[datetime, set[_Hour]] = defaultdict(set)
         self._adjustments: list[Adjustment] = []
-        self._days: dict[datetime, set[UUID]] = defaultdict(set)
+        self._days: dict[date, set[UUID]] = defaultdict(set)
 
     def note(self, row: UsageCharge, difference: Decimal, reason: str) -> None:
         hour = hour_of(row.at)
@@ -133,17 +134,13 @@ class _Posting:
                     subject_id=row.subject_id, hour=hour, usd=difference, reason=f"{row.component}: {reason}"[:300]
                 )
             )  # fmt: skip
-        self._days[hour].add(row.subject_id)
+        self._days[hour.date()].add(row.subject_id)
 
     def write(self) -> None:
         for hour, touched in self._open.items():
             _sum_hour(hour, touched)
         Adjustment.objects.bulk_create(self._adjustments, batch_size=_ROWS)
-        days: dict[datetime, set[UUID]] = defaultdict(set)
-        for hour, subject_ids in self._days.items():
-            days[hour.replace(hour=0)] |= subject_ids
-        for day, subject_ids in days.items():
-            total_day(day.date(), subject_ids)
+        total_days(self._days)
 
 
 def _sum_hour(hour: datetime, touched: set[_Hour]) -> None:

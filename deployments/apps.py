@@ -6,8 +6,11 @@ class DeploymentsConfig(AppConfig):
     label = "deployments"
 
     def ready(self) -> None:
+        from billing.views import machine
         from deployments.monitoring import rounds, watch
+        from deployments.views import costs
         from panel import health
 
         rounds.watch()
         health.add_source(watch.problems)
+        machine.add_source(costs.of_machine)

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 from django.db import transaction
 
-from billing import budgets
+from billing import budgets, tags
 from billing.models import Reservation
 from deployments import residency, services
 from deployments.lifecycle import TERMINAL, Desired
@@ -47,6 +47,7 @@ _WORDS = {
 SCHEDULE = ("schedule_days", "schedule_from", "schedule_until", "time_zone")
 TITLES: dict[str, str] = {
     "name": "Name",
+    "tags": "Tags",
     "policy": "Policy",
     "purpose": "Purpose",
     "price_ceiling": "Price ceiling",
@@ -66,7 +67,7 @@ TITLES: dict[str, str] = {
     "allowed_countries": "Allowed countries",
 }
 """The columns that may be changed, as the page names them."""
-_AT_RELAUNCH = frozenset({"policy", "purpose", "price_ceiling", "plan_b"})
+_AT_RELAUNCH = frozenset({"policy", "purpose", "price_ceiling", "plan_b", "tags"})
 
 
 class ChangeRefused(Exception):
@@ -139,7 +140,7 @@ def _outside(machine: Instance, allowed: list[str]) -> bool:
 
 def shown(name: str, value: Any) -> str:
     """A column's value as text: equal texts are equal values."""
-    if value is None or value == "" or value == []:
+    if value is None or value in ("", [], {}):
         return "none"
     if isinstance(value, bool):
         yes, no = ("yes", "no") if name == "protected" else ("allowed", "not allowed")
@@ -156,6 +157,8 @@ def shown(name: str, value: Any) -> str:
         return ", ".join(_DAYS[int(day) - 1] for day in sorted(value))
     if isinstance(value, list):
         return ", ".join(sorted(value))
+    if isinstance(value, dict):
+        return tags.text(value)
     return _CHOICES.get(str(value), str(value)) if name in _CHOSEN else str(value)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -74,6 +75,7 @@ class LaunchRequest:
     bid_policy: str = Deployment.BidPolicy.MOVE
     bid_ceiling: Decimal | None = None
     schedule: Schedule | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
     concurrency: int = CONCURRENCY
     """How many requests of full context must fit side by side."""
 
@@ -163,6 +165,7 @@ def _insert(request: LaunchRequest, model: catalog.Model, *, actor: User, now: d
         context=request.context,
         allowed_countries=list(request.allowed_countries),
         policy=request.policy,
+        tags=dict(request.tags),
         price_ceiling=request.price_ceiling,
         stop_at=request.stop_at,
         delete_at=request.delete_at,

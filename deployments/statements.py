@@ -20,7 +20,7 @@ from billing import statements
 from billing.models import Bill, Subject
 from billing.periods import day_of
 from billing.statements import Line, ceil_step, floor_step
-from deployments import calls
+from deployments import calls, volumes
 from deployments.calls import Call
 from deployments.models import ProviderAccount
 from deployments.models.account import ADAPTERS
@@ -155,7 +155,7 @@ def _cut(charge: Charge, step: timedelta) -> Iterator[tuple[datetime, datetime, 
 
 
 def subjects_of(account: ProviderAccount, charges: Iterable[Charge]) -> dict[str, UUID]:
-    """The ledger's subject of each remote id: by the id of an instance, a double's, or the label; else it has none."""
+    """The ledger's subject of each remote id: by the id of an instance, a double's, the label, or a volume's; else it has none."""
     labels = {c.remote_id: c.label for c in charges}
     ids = [remote_id for remote_id in labels if remote_id]
     found: dict[str, UUID] = {}
@@ -165,6 +165,7 @@ def subjects_of(account: ProviderAccount, charges: Iterable[Charge]) -> dict[str
     rest = {r: label for r, label in labels.items() if r not in found}
     found |= _doubles(account, rest)
     found |= _by_label(account, {r: label for r, label in rest.items() if r not in found})
+    found |= {r: volumes.subject_id(account.pk, r) for r in rest if r not in found}
     return _known(account, found)
 
 

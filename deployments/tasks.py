@@ -8,7 +8,7 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
-from deployments import accounts, drills, reconcile, statements
+from deployments import accounts, drills, reconcile, statements, unit_cost
 from deployments.models import Heartbeat
 from deployments.monitoring import canary, incidents, launches, lease, probe, samples, scrape
 
@@ -58,6 +58,11 @@ def roll_up_samples() -> None:
 @shared_task(name="deployments.tasks.purge_samples")
 def purge_samples() -> None:
     samples.purge(timezone.now())
+
+
+@shared_task(name="deployments.tasks.tell_unit_cost")
+def tell_unit_cost() -> None:
+    unit_cost.tell(timezone.now())
 
 
 @shared_task(name="deployments.tasks.lease_due")

@@ -199,6 +199,7 @@ CELERY_BEAT_SCHEDULE = {
     "canary": {"task": "deployments.tasks.canary_due", "schedule": 10.0, "options": {"expires": 20}},
     "samples": {"task": "deployments.tasks.roll_up_samples", "schedule": 60.0, "options": {"expires": 60}},
     "purge": {"task": "deployments.tasks.purge_samples", "schedule": 600.0, "options": {"expires": 600}},
+    "unit_cost": {"task": "deployments.tasks.tell_unit_cost", "schedule": 300.0, "options": {"expires": 300}},
     "incidents": {"task": "deployments.tasks.incidents_due", "schedule": 3.0, "options": {"expires": 6}},
     "lease": {"task": "deployments.tasks.lease_due", "schedule": 5.0, "options": {"expires": 10}},
     "launches": {"task": "deployments.tasks.launches_due", "schedule": 5.0, "options": {"expires": 10}},

@@ -89,9 +89,8 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "provider_account_action": Row("302 403 403 200", "302 403 403 302", [made.account.pk, "disable"]),
         # -- money ----------------------------------------------------------------------------------
         "spend": Row("302 200 200 200", "302 200 200 200"),
-        "budget": Row(
-            "302 403 403 302", "302 403 403 302", data={"amount": "90", "period": "month", "hard_stop": "on"}
-        ),
+        "spend_csv": Row("302 200 200 200", "302 405 405 405"),
+        "spend_machine": Row("302 200 200 200", "302 200 200 200", [made.machine.pk]),
         "reconciliation": Row("302 200 200 200", "302 200 200 200"),
         "reconciliation_csv": Row("302 200 200 200", "302 405 405 405"),
         "discrepancy": Row("302 200 200 200", "302 405 405 405", [made.gap.pk]),

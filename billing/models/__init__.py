@@ -20,6 +20,7 @@ from billing.models.statement import (
     StatementChange,
 )
 from billing.models.subject import Subject
+from billing.models.totals import MonthTotal
 
 __all__ = [
     "AccountDay",
@@ -35,6 +36,7 @@ __all__ = [
     "DiscrepancyNote",
     "LedgerEntry",
     "MonthClose",
+    "MonthTotal",
     "PriceSegment",
     "ProviderStatement",
     "Reservation",

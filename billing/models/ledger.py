@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from billing.fields import UsdField
 from billing.models.subject import Subject
+from billing.models.totals import Parts
 
 
 class Component(models.TextChoices):
@@ -98,18 +99,17 @@ class LedgerEntry(models.Model):
         return f"{self.subject_id} {self.component} {self.hour:%Y-%m-%d %H}h {self.usd}"
 
 
-class DayTotal(models.Model):
+class DayTotal(Parts):
     """The sum of a subject's entries and adjustments in one UTC day: what pages add up, never the truth."""
 
     subject = models.ForeignKey(Subject, on_delete=models.PROTECT, related_name="days")
     day = models.DateField()
-    usd = UsdField(signed=True)
 
     class Meta:
         default_permissions = ()
         constraints = [models.UniqueConstraint(fields=["subject", "day"], name="billing_day_once")]
         indexes = [
-            models.Index(fields=["day", "usd"], name="billing_day_sum"),
+            models.Index(fields=["day", "subject", "usd"], name="billing_day_subject"),
             models.Index(fields=["subject", "day", "usd"], name="billing_day_of_subject"),
         ]
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -29,7 +26,7 @@ from billing.statements import BALANCE, unassigned_id
 from panel.accounts.access import REFUSED, requires
 from panel.accounts.models import User
 from panel.audit import chain
-from panel.ui.cells import safe_cell
+from panel.ui.csvfile import CsvResponse, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -138,22 +135,18 @@ def _months(now: datetime) -> list[date]:
 
 @requires("billing.view_discrepancy")
 @require_safe
-def export(request: SignedInRequest) -> HttpResponse:
+def export(request: SignedInRequest) -> CsvResponse:
     """The gaps that the page lists, all of them, as comma-separated values."""
     filters = _filters(request, now=timezone.now())
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(HEADER)
-    for d in _listed(filters).iterator(chunk_size=1_000):
-        writer.writerow([safe_cell(value) for value in _cells(d)])
-    headers = {"Content-Disposition": f'attachment; filename="reconciliation-{filters.month:%Y-%m}.csv"'}
-    return HttpResponse(out.getvalue(), content_type="text/csv; charset=utf-8", headers=headers)
+    rows = (_cells(d) for d in _listed(filters).iterator(chunk_size=1_000))
+    return csv_response(f"reconciliation-{filters.month:%Y-%m}.csv", HEADER, rows)
 
 
-def _cells(d: Discrepancy) -> Iterator[object]:
-    yield from (d.day, d.account_label, d.provider, d.label, d.remote_id, d.get_reason_display())
-    yield from (f"{usd:f}" if usd >= 0 else usd for usd in (d.metered_usd, d.charged_usd, d.usd))
-    yield from (d.state, str(d.owner or ""), d.explanation)
+def _cells(d: Discrepancy) -> list[object]:
+    return [
+        d.day, d.account_label, d.provider, d.label, d.remote_id, d.get_reason_display(), d.metered_usd, d.charged_usd,
+        d.usd, d.state, str(d.owner or ""), d.explanation,
+    ]  # fmt: skip
 
 
 # -- one gap ---------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What monitoring keeps of an instance over time: one wide row for each bucket of time.
 
-`monitoring.samples` is the only door to these rows.
+`monitoring.samples` is the only door to these rows; `unit_cost` sums them up by the day.
 """
 
 from __future__ import annotations

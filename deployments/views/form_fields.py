@@ -9,6 +9,7 @@ from zoneinfo import available_timezones
 
 from django import forms
 
+from billing import tags
 from deployments import catalog
 
 DAYS = [("1", "Mon"), ("2", "Tue"), ("3", "Wed"), ("4", "Thu"), ("5", "Fri"), ("6", "Sat"), ("7", "Sun")]
@@ -50,6 +51,28 @@ def dollars_field(label: str, help_text: str) -> forms.DecimalField:
         label=label, required=False, min_value=0, max_digits=9, decimal_places=4, help_text=help_text,
         widget=forms.NumberInput(attrs={"inputmode": "decimal", "step": "any"}),
     )  # fmt: skip
+
+
+class Tags(forms.CharField):
+    """Tags as one line, "team=search, env=prod"; their value is a dict of text to text."""
+
+    def __init__(self, help_text: str) -> None:
+        super().__init__(
+            label="Tags", required=False, max_length=1500, help_text=help_text,
+            widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "placeholder": "team=search, env=prod"}),
+        )  # fmt: skip
+
+    def clean(self, value: Any) -> dict[str, str]:
+        try:
+            return tags.parse(super().clean(value))
+        except tags.BadTags as e:
+            raise forms.ValidationError(str(e), code="invalid") from None
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return tags.parse(data or "") != tags.parse(initial or "")
+        except tags.BadTags:
+            return True
 
 
 class Several(forms.MultipleChoiceField):

@@ -23,6 +23,7 @@ from deployments.views.form_fields import (
     ZONES,
     Moment,
     Several,
+    Tags,
     check_context,
     dollars_field,
     hour_field,
@@ -48,6 +49,7 @@ class LaunchForm(forms.Form):
         max_length=80, required=False, help_text="What your team calls it; empty: the model's name.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "the model's name"}),
     )  # fmt: skip
+    tags = Tags("Its costs carry them: Spend groups and filters by them.")
     model = forms.ChoiceField(
         choices=[(m.key, m.title) for m in catalog.MODELS],
         error_messages={"invalid_choice": "This model is not in the catalogue. Choose one from the list."},
@@ -225,7 +227,7 @@ def _request(c: dict[str, Any]) -> LaunchRequest:
     days, start, end = c["schedule_days"], c["schedule_from"], c["schedule_until"]
     whole = days and start is not None and end is not None
     return LaunchRequest(
-        name=c["name"] or "", model_key=c["model"], context=c["context"], offer_id=c["offer"] or 0, launch_key=c["launch_key"] or "",
+        name=c["name"] or "", tags=c["tags"] or {}, model_key=c["model"], context=c["context"], offer_id=c["offer"] or 0, launch_key=c["launch_key"] or "",
         policy=c["policy"], allowed_countries=tuple(c["countries"] or ()), price_ceiling=c["price_ceiling"],
         stop_at=_utc(c["stop_at"]), delete_at=_utc(c["delete_at"]), purpose=c["purpose"], plan_b=c["plan_b"],
         allow_plaintext=bool(c["allow_plaintext"]), concurrency=c["concurrency"], bid_usd_per_hour=c["bid_usd_per_hour"],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,7 +18,7 @@ from deployments.monitoring import reliability
 from deployments.monitoring.reliability import DeploymentRow, PlaceRow, Report
 from deployments.monitoring.uptime import Uptime
 from panel.accounts.access import requires
-from panel.ui.cells import safe_cell
+from panel.ui.csvfile import CsvResponse, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -62,18 +60,13 @@ def _period(request: SignedInRequest, *, now: datetime) -> Period:
 
 @requires("deployments.view_deployment")
 @require_safe
-def report_csv(request: SignedInRequest) -> HttpResponse:
+def report_csv(request: SignedInRequest) -> CsvResponse:
     """The same rows as comma-separated values: a row for each provider and tier, then one for each deployment."""
     now = timezone.now()
     period = _period(request, now=now)
     found = reliability.report(Deployment.objects.visible_to(request.user), period, now=now)
     month = f"{period.start:%Y-%m}"
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(HEADER)
-    writer.writerows([safe_cell(value) for value in row] for row in _rows(found, month))
-    headers = {"Content-Disposition": f'attachment; filename="reliability-{month}.csv"'}
-    return HttpResponse(out.getvalue(), content_type="text/csv; charset=utf-8", headers=headers)
+    return csv_response(f"reliability-{month}.csv", HEADER, _rows(found, month))
 
 
 def _rows(found: Report, month: str) -> Iterator[tuple[object, ...]]:

@@ -9,11 +9,20 @@ from django import forms
 from django.http import QueryDict
 from django.utils.html import format_html
 
+from billing import tags
 from deployments import changes
 from deployments.changes import Effect
 from deployments.models import Deployment, Instance
 from deployments.templatetags.states import COUNTRY_CHOICES, country
-from deployments.views.form_fields import DAYS, Moment, Several, check_context, dollars_field, hour_field
+from deployments.views.form_fields import (
+    DAYS,
+    Moment,
+    Several,
+    Tags,
+    check_context,
+    dollars_field,
+    hour_field,
+)
 from panel.ui.templatetags.ui import icon
 
 _ICONS = {Effect.NOW: "zap", Effect.RELAUNCH: "rotate-cw", Effect.REPLACE: "replace"}
@@ -23,6 +32,7 @@ class SettingsForm(forms.Form):
     """Its fields are the columns. `seen` is the print of the values that the page showed."""
 
     name = forms.CharField(max_length=80, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    tags = Tags("What they cost carries them, from the next machine on.")
     policy = forms.ChoiceField(choices=Deployment.Policy.choices, help_text="How offers are ranked.")
     purpose = forms.ChoiceField(choices=Deployment.Purpose.choices, help_text="What may be rented for it.")
     plan_b = forms.IntegerField(
@@ -100,6 +110,7 @@ def _values(d: Deployment) -> dict[str, Any]:
     for name in ("stop_at", "delete_at"):
         values[name] = values[name] and values[name].replace(second=0, microsecond=0)
     values["schedule_days"] = list(d.schedule_days)
+    values["tags"] = tags.text(d.tags)
     for name in ("price_ceiling", "bid_ceiling"):
         values[name] = None if values[name] is None else f"{values[name].normalize():f}"
     values["slo_percent"] = f"{d.slo_percent.normalize():f}"

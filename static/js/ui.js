@@ -139,13 +139,16 @@ function reachable() {
     wrap.setAttribute("aria-label", wrap.querySelector("caption")?.textContent || "Table");
   });
 }
-// What was unfolded stays so when its part is swapped.
+// What was unfolded stays so when its part is swapped, and a table that was scrolled stays where it was.
 let unfolded = [];
+let scrolled = [];
 document.addEventListener("htmx:beforeSwap", ({ detail }) => {
   unfolded = [...detail.target.querySelectorAll("details[open][id]")].map((d) => d.id);
+  scrolled = [...detail.target.querySelectorAll(".table-wrap[id]")].map((w) => [w.id, w.scrollLeft, w.scrollTop]);
 });
 document.addEventListener("htmx:afterSettle", () => {
   unfolded.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
+  scrolled.forEach(([id, left, top]) => document.getElementById(id)?.scrollTo({ left, top, behavior: "instant" }));
   reachable();
   tick();
 });

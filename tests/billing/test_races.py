@@ -164,7 +164,7 @@ def test_metering_that_dies_in_the_middle_leaves_nothing_half_written(monkeypatc
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("billing.posting.total_day", killed)
+        patch.setattr("billing.posting.total_days", killed)
         with pytest.raises(SystemExit):
             ledger.meter(NOW + 5 * H)
     assert books() == before

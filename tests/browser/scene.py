@@ -30,7 +30,7 @@ from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.notices.models import Notice
 from panel.notices.notify import raise_notice
 from tests import factories
-from tests.browser import scene_alerts, scene_bills, scene_providers
+from tests.browser import scene_alerts, scene_bills, scene_money, scene_providers
 
 PASSWORD = "a long enough password"
 
@@ -47,6 +47,8 @@ class Scene(NamedTuple):
     replacing: str
     """A query string: settings of `ready` that would replace its machine."""
     incident: Incident
+    machine: Instance
+    """The one of `outbid`."""
     notice: Notice
     channel: Channel
     rule: Rule
@@ -85,6 +87,13 @@ QUOTES: dict[str, list[Quote]] = {
         quote("xx-3060", "NVIDIA RTX 3060", None, "0.09", tier="community", vram_mb=12 * 1024, reliability=0.962, stock=""),
     ],
 }  # fmt: skip
+
+TAGS = {
+    "support-assistant": {"team": "support", "env": "prod"},
+    "contract-search": {"team": "legal", "env": "prod"},
+    "mail-triage": {"team": "mail"},
+    "translation-tests": {"env": "test"},
+}
 
 WAY = (State.REQUESTED, State.PROVISIONING, State.PULLING, State.LOADING, State.WARMING, State.READY)
 PACE = (1.2, 38, 74, 52, 9)
@@ -153,6 +162,7 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     scene_providers.read(ready, now=now)
     found, foreign = scene_providers.see(accounts["runpod"], now=now)
     ledger.meter(now)
+    scene_money.tell()
     launches.begin(now=now)
     launches.follow(launches.claim(now=now), {}, now=now)
     notice = raise_notice(
@@ -172,7 +182,7 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     replacing = scene_providers.typed(ready, context=4096, price_ceiling="0.8")
     return Scene(
         administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing,
-        incident, notice, *alerts, scene_bills.build(accounts["runpod"], now=now),
+        incident, outbid.instances.earliest("attempt"), notice, *alerts, scene_bills.build(accounts["runpod"], now=now),
     )  # fmt: skip
 
 
@@ -191,7 +201,7 @@ class _Maker:
         offer = self.offers[offer_key]
         made = Deployment.objects.create(
             name=name, model_key=model, context=8192, allowed_countries=["CZ", "FR", "IS", "NL"], desired=desired,
-            owner=self.owner, created_at=born, launch_key=name,
+            owner=self.owner, created_at=born, launch_key=name, tags=TAGS.get(name, {}),
         )  # fmt: skip
         Event.objects.create(
             deployment=made, at=born, kind="launch", reason=made.model.title if made.model else ""

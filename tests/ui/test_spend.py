@@ -1,63 +1,268 @@
+"""The Spend page and a machine's bill: what is asked for is shown, and what cannot be read is told."""
+
+import csv
+import io
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from uuid import uuid4
+
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from billing import budgets
+from billing import ledger
+from billing.models import Component, Subject
+from billing.views import machine as machine_view
+from billing.views import spend as spend_view
+from billing.views.asked import preset
+from panel.accounts.models import User
 from tests import factories
 from tests.browser import scene
+from tests.ui.test_doors import INLINE
 
-pytestmark = pytest.mark.django_db
-FORM = {"amount": "40", "period": "day", "hard_stop": "on"}
+NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def shown(django_db_setup, django_db_blocker):
+    """The scene, once for all that only look."""
+    from django.db import transaction
+
+    with django_db_blocker.unblock(), transaction.atomic():
+        yield scene.build(now=timezone.now())
+        transaction.set_rollback(True)
 
 
 @pytest.fixture
-def made():
-    return scene.build(now=timezone.now())
+def viewer(shown, client, django_db_blocker):
+    with django_db_blocker.unblock():
+        client.force_login(factories.viewer())
+        yield client
 
 
-def test_it_shows_the_budget_what_is_held_and_the_stated_bound(client, made):
-    client.force_login(made.administrator)
-    page = client.get("/spend/").content.decode()
-    for words in (
-        "of $1,200.00",
+def text(response) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
+
+
+def test_it_shows_the_figures_the_bar_and_each_deployment(viewer):
+    page = viewer.get("/spend/")
+    words = text(page)
+    for said in (
+        "to date",
+        "Burn",
         "held for what runs",
         "may be spent beyond the budget",
         "support-assistant",
+        "floor",
     ):
-        assert words in page or words == "of $1,200.00"
+        assert said in words
+    assert not INLINE.search(page.content.decode())
+    assert "The parts" not in words
 
 
-def test_an_administrator_sets_the_budget(client, made):
-    client.force_login(made.administrator)
-    response = client.post("/spend/budget/", FORM, follow=True)
-    assert "The budget is $40.00 a day." in response.content.decode()
-    status = budgets.status(now=timezone.now())
-    assert (status.amount, status.period) == (40, "day")
+@pytest.mark.parametrize(
+    ("query", "heading"),
+    [
+        ("", "By deployment"),
+        ("group=provider&range=30d", "By provider"),
+        ("group=tier&range=today", "By hour"),
+        ("group=owner&range=12m", "By month"),
+        ("group=component&range=90d", "Compute"),
+        ("group=tag:team", "no team"),
+        ("group=gpu&by=month", "NVIDIA RTX 4090"),
+        ("provider=vast&group=machine", "Provider: vast"),
+        ("tag=team=mail", "team: mail"),
+        ("owner=0", "Owner: former member"),
+        ("range=custom&from=2026-01-01&to=2026-01-31", "1 to 31 Jan 2026"),
+        ("provider=nobody", "Take a filter away"),
+    ],
+)
+def test_any_view_of_it_has_an_address(viewer, query, heading):
+    response = viewer.get(f"/spend/?{query}")
+    assert response.status_code == 200
+    assert heading in text(response).replace(" :", ":")
 
 
-@pytest.mark.parametrize("who", [factories.viewer, factories.operator])
-def test_only_an_administrator_changes_the_budget(client, made, who):
-    client.force_login(who())
-    assert client.post("/spend/budget/", FORM).status_code == 403
-    assert budgets.status(now=timezone.now()).amount == 1200
-    assert "Change the budget" not in client.get("/spend/").content.decode()
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("range=custom&from=x&to=2026-01-01", "“x” is no day"),
+        ("range=custom&from=2026-02-01&to=2026-01-01", "ends before it begins"),
+        ("range=custom&from=2999-02-01&to=2999-03-01", "lies ahead"),
+        ("range=custom&from=1999-02-01&to=2020-03-01", "before 2015"),
+        ("range=custom&from=2015-01-01", "longer than 10 years"),
+        ("range=custom", "no first day"),
+        ("deployment=7", "no such deployment"),
+        ("owner=me", "no such owner"),
+        ("tag=Nope", "no tag"),
+        ("group=colour", "nothing to group by"),
+        ("group=tag:1", "nothing to group by"),
+        ("page=%00&sort=';--&by=year&gpu=%3Cscript%3E&account=%00", "no such account"),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_told(viewer, query, sentence):
+    response = viewer.get(f"/spend/?{query}")
+    assert response.status_code == 200
+    assert sentence in text(response)
+    assert "<script>" not in response.content.decode()
 
 
-@pytest.mark.parametrize("amount", ["", "a lot", "-5", "NaN", "1e999", "12345678901234"])
-def test_a_wrong_amount_comes_back_with_a_sentence_and_what_was_typed(client, made, amount):
-    client.force_login(made.administrator)
-    response = client.post("/spend/budget/", {**FORM, "amount": amount})
-    page = response.content.decode()
-    assert response.status_code == 422
-    assert 'id="id_amount_error"' in page
-    assert f'value="{amount}"' in page or not amount
-    assert budgets.status(now=timezone.now()).amount == 1200
+@pytest.mark.parametrize("sort", ["name", "-hours", "idle", "-unit", "rate", "usd"])
+def test_the_table_is_sorted_by_what_is_asked_and_the_unknown_comes_last(viewer, sort):
+    rows = csv_rows(viewer.get(f"/spend/spend.csv?sort={sort}"))
+    column = {
+        "name": "name", "hours": "hours", "idle": "idle_share", "unit": "usd_per_1m_tokens", "rate": "usd_per_hour_now",
+        "usd": "total_usd",
+    }[sort.removeprefix("-")]  # fmt: skip
+    told = [row[column] for row in rows]
+    known = [value if column == "name" else Decimal(value) for value in told if value != ""]
+    assert known == sorted(known, reverse=sort.startswith("-"))
+    assert told[len(known) :] == [""] * (len(told) - len(known))
 
 
+def csv_rows(response) -> list[dict]:
+    return list(csv.DictReader(io.StringIO(b"".join(response).decode())))
+
+
+def test_the_file_holds_what_the_page_shows(viewer):
+    rows = csv_rows(viewer.get("/spend/spend.csv?range=12m"))
+    page = text(viewer.get("/spend/?range=12m"))
+    assert {"support-assistant", "load-test"} <= {row["name"] for row in rows}
+    for row in rows:
+        assert row["name"] in page
+        parts = ("compute_usd", "disk_usd", "volume_usd", "traffic_usd", "other_usd", "adjustments_usd")
+        assert sum(Decimal(row[part]) for part in parts) == Decimal(row["total_usd"])
+    assert sum(Decimal(row["share"]) for row in rows) == pytest.approx(Decimal(1), abs=Decimal("0.0001"))
+
+
+def test_each_part_is_polled_alone_and_news_is_told_once(viewer):
+    for name, has, has_not in (("money", "to date", "spend-chart"), ("breakdown", "spend-chart", "to date")):
+        headers = {"HX-Request": "true", "HX-Target": name}
+        first = viewer.get("/spend/?group=provider&range=last-month", headers=headers)
+        page = first.content.decode()
+        assert has in page
+        assert has_not not in page
+        assert "group=provider" in page
+    again = viewer.get(
+        "/spend/?group=provider&range=last-month", headers={**headers, "If-None-Match": first["ETag"]}
+    )
+    assert again.status_code == 304
+
+
+def test_the_number_of_queries_is_constant_and_small(viewer, shown):
+    def count(path, **headers) -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert viewer.get(path, headers=headers).status_code == 200
+        return len(queries)
+
+    paths = ("/spend/", "/spend/?group=owner&range=12m", "/spend/?tag=team=mail&group=machine")
+    count(paths[0])
+    before = [count(p) for p in paths]
+    for n in range(8):
+        made = factories.subject(provider="vast")
+        Subject.objects.filter(pk=made.pk).update(tags={"team": "mail"}, owner=factories.operator())
+        ledger.set_price(made.pk, Component.COMPUTE, Decimal(1 + n), at=timezone.now() - timedelta(hours=1))
+    assert [count(p) for p in paths] == before
+    assert max(before) <= 20
+    polled = {"HX-Request": "true", "HX-Target": "breakdown"}
+    assert count(paths[0], **polled) <= 10
+
+
+def test_a_row_leads_to_its_machines_and_from_there_to_the_bill(viewer, shown):
+    page = viewer.get("/spend/").content.decode()
+    href = re.search(r'href="([^"]*)"[^>]*>mail-triage', page)[1].replace("&amp;", "&").partition("#")[0]
+    machines = viewer.get(f"/spend/{href}").content.decode()
+    bill = re.search(r'href="(/spend/machine/[^"]+)"', machines)[1]
+    words = text(viewer.get(bill))
+    for said in (
+        "mail-triage: one machine",
+        "Prices",
+        "Compute",
+        "Hours",
+        "team=mail",
+        "Held for it",
+        "booked to",
+    ):
+        assert said in words
+
+
+def test_more_rows_than_fit_have_pages(viewer, shown):
+    for n in range(30):
+        made = factories.metered_machine("1", since=timezone.now() - timedelta(hours=1))
+        Subject.objects.filter(pk=made.pk).update(scope_label=f"many-{n}")
+    page = viewer.get("/spend/?sort=name")
+    assert "1 to 25 of" in text(page)
+    second = text(viewer.get("/spend/?sort=name&page=2"))
+    assert "support-assistant" in second
+    assert "many-0" not in second
+
+
+@pytest.mark.django_db
+def test_a_machine_that_is_gone_and_whose_owner_left_stays(client):
+    owner = factories.operator()
+    snapshot = ledger.Snapshot(
+        label="regia-1", scope=uuid4(), scope_label="=cmd", provider="vast",
+        owner_id=owner.pk, tags={"team": "a"},
+    )  # fmt: skip
+    made = ledger.open_subject(uuid4(), snapshot, now=timezone.now() - timedelta(days=70))
+    began = timezone.now() - timedelta(days=70)
+    ledger.set_price(made.pk, Component.COMPUTE, Decimal("0.5"), at=began, reason="Requested to Ready")
+    ledger.close(made.pk, at=began + timedelta(hours=100))
+    ledger.adjust(made.pk, Decimal("-2"), hour=began, reason="a credit", now=timezone.now())
+    User.objects.filter(pk=owner.pk).delete()
+    client.force_login(factories.viewer())
+    words = text(client.get(f"/spend/machine/{made.pk}/"))
+    for said in ("former member", "Requested to Ready", "a credit", "$48.00", "1 to 48 of", "team=a"):
+        assert said in words
+    assert "Older" in text(client.get(f"/spend/machine/{made.pk}/?page=2"))
+    rows = csv_rows(client.get("/spend/spend.csv?range=12m"))
+    assert (rows[0]["name"], rows[0]["total_usd"]) == ("'=cmd", "48")
+    assert csv_rows(client.get("/spend/spend.csv?range=12m&group=owner"))[0]["name"] == "former member"
+
+
+@pytest.mark.django_db
+def test_others_add_their_figures(client, monkeypatch):
+    class Runway:
+        name, words, level, at = "Vast 1", "31 h", "warn", NOW
+
+    monkeypatch.setattr(spend_view, "_sources", [])
+    client.force_login(factories.viewer())
+    assert "Unexplained" not in text(client.get("/spend/"))
+    spend_view.add_source(lambda now: {"runways": [Runway()], "unexplained": Decimal("3.21")})
+    words = text(client.get("/spend/"))
+    assert "Vast 1" in words
+    assert "31 h" in words
+    assert "$3.21" in words
+
+    class Line:
+        start = end = read_at = NOW
+        component, usd, quantity = "gpu", Decimal("0.77"), ""
+
+    made = factories.metered_machine("1", since=timezone.now() - timedelta(hours=2))
+    monkeypatch.setattr(machine_view, "_sources", [lambda subject, now: {"statements": [Line()]}])
+    assert "$0.77" in text(client.get(f"/spend/machine/{made.pk}/"))
+
+
+@pytest.mark.django_db
 def test_without_a_budget_it_says_that_spending_is_unlimited(client):
     client.force_login(factories.administrator())
-    assert "spending is unlimited" in client.get("/spend/").content.decode()
+    words = text(client.get("/spend/"))
+    assert "spending is unlimited" in words
+    assert "Nothing was spent in these days" in words
 
 
-def test_by_hour_is_a_chart_of_its_own(client, made):
-    client.force_login(made.administrator)
-    assert "By hour, 24 hours" in client.get("/spend/?by=hour").content.decode()
+@pytest.mark.parametrize(
+    ("name", "days"),
+    [
+        ("today", (date(2026, 3, 1), date(2026, 3, 2))),
+        ("month", (date(2026, 3, 1), date(2026, 3, 2))),
+        ("last-month", (date(2026, 2, 1), date(2026, 3, 1))),
+        ("12m", (date(2025, 4, 1), date(2026, 3, 2))),
+        ("30d", (date(2026, 1, 31), date(2026, 3, 2))),
+    ],
+)
+def test_a_range_is_of_whole_days_and_ends_today(name, days):
+    found = preset(name, now=datetime(2026, 3, 1, 0, 30, tzinfo=UTC))
+    assert (found.start, found.end) == days
