@@ -1,6 +1,6 @@
 """What monitoring keeps of an instance over time: one wide row for each bucket of time.
 
-`monitoring.samples` is the only door to these rows.
+`monitoring.samples` is the only door to these rows; `monitoring.profiles` reads whole months of them beside it.
 """
 
 from __future__ import annotations

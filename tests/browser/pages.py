@@ -90,6 +90,7 @@ def paths(scene: Scene) -> dict[str, str]:
         "alert-window": "/alerts/windows/add/",
         "spend": "/spend/",
         "spend-hour": "/spend/?by=hour",
+        "advice": "/spend/advice/",
         "playground": "/playground/",
         "password": "/accounts/password/change/",
         "logout": "/accounts/logout/",
