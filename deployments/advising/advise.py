@@ -206,7 +206,7 @@ def _move(case: Case, market: Market, now: datetime) -> Iterator[Advice]:
     """The same for less, and where its memory was never much in use, less memory for less."""
     if case.scales_to_zero or _is_still(case):
         return
-    same = _best(case, market, max(fit.CONCURRENCY, _need(case, case.use)), smaller=False)
+    same = _best(case, market, fit.CONCURRENCY, smaller=False)
     if same and (advice := _moved(Kind.MOVE, case, same, now)):
         yield advice
     use = case.use
@@ -237,7 +237,7 @@ def _moved(kind: Kind, case: Case, choice: Choice, now: datetime) -> Advice | No
     if saves < LEAST:
         return None
     use, smaller = case.use, kind is Kind.SMALLER
-    need = _need(case, use) if smaller else max(fit.CONCURRENCY, _need(case, use))
+    need = _need(case, use) if smaller else fit.CONCURRENCY
     title = f"{'A smaller GPU is enough' if smaller else 'The same costs less'}: {choice.what} at {money(choice.hour)}"
     lines = [
         Sum("Now", f"{how_before} ({case.quote.gpu_name})", amount(before)),
@@ -309,12 +309,11 @@ def _larger(case: Case, market: Market, now: datetime) -> Iterator[Advice]:
 
 
 def _need(case: Case, use: Use | None) -> int:
-    """How many requests of full context must fit: the headroom over what its cache held; 1 when nothing was told."""
+    """How many requests of full context must fit: the headroom over what its cache held, at most what it can hold."""
     if use is None or use.kv_p95 is None:
         return 1
-    held = use.kv_p95 * _cache_mb(case)
-    # The engine's own room for one more batch is part of the headroom.
-    return max(1, ceil(HEADROOM * held / max(1, _each_mb(case))))
+    room, each = _cache_mb(case), max(1, _each_mb(case))
+    return max(1, min(ceil(HEADROOM * use.kv_p95 * room / each), int(room / each)))
 
 
 def _cache_mb(case: Case) -> float:

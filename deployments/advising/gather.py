@@ -67,7 +67,9 @@ def board(deployments: DeploymentQuerySet, *, now: datetime) -> Board:
         return _boot(boots, provider, quote)
 
     accounts, histories = offers.accounts(), history.recent(now)
-    market = Market(shelf.by_account(), accounts, histories, boot, now=now)
+    known = shelf.by_account()
+    same = offers.made_of(known, histories, accounts.values())
+    market = Market(known, accounts, histories, boot, now=now, made_of=same)
     # A model that is no longer in the catalogue can be judged by nobody.
     made = [_case(i, m, boot, histories, now=now) for i in standing if (m := i.deployment.model)]
     cases = _with_load(made, now=now)
@@ -93,6 +95,16 @@ def best_of(deployment: Deployment, *, now: datetime) -> Advice | None:
 # -- what stands ---------------------------------------------------------------------------------------
 
 
+_OF = (
+    "name", "model_key", "context", "policy", "purpose", "allowed_countries", "time_zone", "allow_plaintext", "price_ceiling",
+    "stop_at", "delete_at", "schedule_days", "schedule_from", "schedule_until",
+)  # fmt: skip
+_READ = (
+    "quote", "usd_per_hour", "state", "state_since", "account__backend", *(f"deployment__{name}" for name in _OF)
+)  # fmt: skip
+"""A look at hundreds of machines does without their other columns."""
+
+
 def _standing(deployments: DeploymentQuerySet) -> list[Instance]:
     """The newest machine of each deployment that is wanted, where it serves or was stopped."""
     later = Instance.objects.filter(deployment=OuterRef("deployment"), attempt__gt=OuterRef("attempt"))
@@ -101,8 +113,7 @@ def _standing(deployments: DeploymentQuerySet) -> list[Instance]:
     found = (
         Instance.objects.filter(serves | stopped, ~Exists(later), deployment__in=deployments.wanted())
         .select_related("deployment", "account")
-        .defer("account__credentials")
-        .without_secrets()
+        .only(*_READ)
     )
     return list(found)
 

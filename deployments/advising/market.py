@@ -89,33 +89,52 @@ def _vram(quote: Quote) -> int:
     return quote.vram_mb
 
 
+@dataclass(slots=True)
+class _Stall:
+    """What was sorted out of the same offers before. It holds while what it was made of is the same."""
+
+    made_of: object
+    known: list[Known]
+    kept: dict[tuple[object, ...], dict[str, list[_Kept]]]
+
+
+_stall = _Stall(None, [], {})
+WISHES = 512
+"""How many wishes' best offers a process keeps."""
+
+
 class Market:
-    """The offers of now. `boots` says how long a start takes at a provider's tier."""
+    """The offers of now. `boot` says how long a start takes at a provider's tier.
+
+    `made_of` is equal to that of another market whose offers are judged alike: then nothing is judged twice.
+    """
 
     def __init__(
-        self,
-        offers: Iterable[Sequence[Known]],
-        accounts: Mapping[UUID, ProviderAccount],
-        histories: Histories,
-        boot: Callable[[str, Quote], Boot],
-        *,
-        now: datetime,
-    ) -> None:
+        self, offers: Iterable[Sequence[Known]], accounts: Mapping[UUID, ProviderAccount], histories: Histories,
+        boot: Callable[[str, Quote], Boot], *, now: datetime, made_of: object = None,
+    ) -> None:  # fmt: skip
         self.accounts, self.histories, self.boot = accounts, histories, boot
-        fresh = {pk for pk, a in accounts.items() if a.offers_at and now - a.offers_at <= FRESH}
-        known = [k for some in offers for k in some]
-        self.stale = sorted({accounts[k.account_id].name for k in known if k.account_id not in fresh})
+        fresh = frozenset(pk for pk, a in accounts.items() if a.offers_at and now - a.offers_at <= FRESH)
+        some = [(accounts[known[0].account_id], known) for known in offers if known]
+        self.stale = sorted(a.name for a, _ in some if a.pk not in fresh)
         """Accounts whose offers are too old to be advised."""
-        self._known = sorted((k for k in known if k.account_id in fresh), key=lambda k: k.hour)
-        self._kept: dict[tuple[object, ...], dict[str, list[_Kept]]] = {}
+        self._stall = self._opened([known for a, known in some if a.pk in fresh], (made_of, fresh))
         self._found: dict[tuple[object, ...], Known | None] = {}
+
+    @staticmethod
+    def _opened(offers: list[Sequence[Known]], made_of: tuple[object, object]) -> _Stall:
+        global _stall
+        if made_of[0] is None or _stall.made_of != made_of:
+            known = sorted((k for some in offers for k in some), key=lambda k: k.hour)
+            _stall = _Stall(made_of, known, {})
+        return _stall
 
     def cheapest(self, case: Case, want: Want, *, hours: float = 0.0) -> Choice | None:
         """The cheapest offer that suits the deployment and is as good as `want` says; None without any."""
         key = _wish_key(case, want.concurrency)
         memo = (key, want, hours)
         if memo not in self._found:
-            kept = self._kept.get(key) or self._kept.setdefault(key, self._keep(case, want.concurrency))
+            kept = self._stall.kept.get(key) or self._keep(case, want.concurrency, key)
             below = float(want.below)
             self._found[memo] = next(
                 (
@@ -133,7 +152,7 @@ class Market:
             account.offers_at or known.fetched_at, self.boot(account.backend, known.quote),
         )  # fmt: skip
 
-    def _keep(self, case: Case, concurrency: int) -> dict[str, list[_Kept]]:
+    def _keep(self, case: Case, concurrency: int, key: tuple[object, ...]) -> dict[str, list[_Kept]]:
         wish = Wish(
             case.model, case.context, case.allowed, purpose=case.purpose, allow_plaintext=case.allow_plaintext,
             concurrency=concurrency,
@@ -144,11 +163,14 @@ class Market:
             kept = groups[group_of(offer.known.quote)]
             if not any(k.good.as_good_as(offer.good) for k in kept):
                 kept.append(offer)
+        if len(self._stall.kept) >= WISHES:
+            self._stall.kept.clear()
+        self._stall.kept[key] = groups
         return groups
 
     def _suitable(self, judge: Judge) -> Iterator[_Kept]:
         """The cheapest first. What failed us there counts against it; that it worked counts for nothing here."""
-        for known in self._known:
+        for known in self._stall.known:
             view = judge(known)
             quote = known.quote
             if view.reasons or quote.own_machine:

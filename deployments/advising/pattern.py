@@ -55,7 +55,7 @@ class Found:
     hours: int
     """Of a week in which it runs."""
     days: int
-    """Days whose hours of rest were all measured."""
+    """Days whose hours of rest were all measured, or of which an exception is known."""
     exceptions: int
     """Those of them on which somebody asked for something meanwhile."""
     lead: int
@@ -114,6 +114,7 @@ def _parts(first: int, hours: int, zone: str) -> tuple[tuple[int, int, int, bool
 # -- the schedule ------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def find(seen: Wall, *, lead: int) -> Found | None:
     """The schedule that rests longest among those of which we are sure; None without any.
 
@@ -181,9 +182,11 @@ def _watched(seen: Wall, days: frozenset[int], start: int, length: int, *, lead:
     watched = exceptions = 0
     for n in range(seen.days):
         rest = _DAY & ~seen.of(runs, n)
-        if rest and seen.of(seen.seen, n) & rest == rest:
+        asked = bool(seen.of(seen.busy, n) & rest)
+        # An exception counts on a day that was measured in part, too.
+        if rest and (asked or seen.of(seen.seen, n) & rest == rest):
             watched += 1
-            exceptions += bool(seen.of(seen.busy, n) & rest)
+            exceptions += asked
     schedule = Schedule("".join(map(str, sorted(days))), time(start), time((start + length) % 24), seen.zone)
     return Found(schedule, len(days) * length, watched, exceptions, lead)
 

@@ -6,8 +6,9 @@ request ran for six minutes of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import batched
 from typing import Any
@@ -33,7 +34,7 @@ _TOGETHER = 250
 
 @dataclass(slots=True)
 class Load:
-    """The hours of one deployment. `seen`, `busy`, `crowded`: a bit for each hour since `first` (since 1970, UTC)."""
+    """The hours of one deployment. `seen`, `busy`, `crowded`, `waited`: a bit for each hour since `first` (since 1970, UTC)."""
 
     first: int
     hours: int
@@ -43,8 +44,7 @@ class Load:
     crowded: int = 0
     """The KV cache was 90 % full and a request waited, all the hour on the average."""
     waited: int = 0
-    """A request waited at some moment."""
-    tokens: float = 0.0
+    """A request waited for more than a minute of it."""
     kv_p95: float | None = None
     """Of its hours: the share of the KV cache that was in use, at most, in 95 % of them; None: nobody told."""
 
@@ -54,6 +54,23 @@ class Load:
         return self.seen.bit_count() // 24
 
 
+@dataclass(slots=True)
+class _Hours:
+    """The same of one machine, and in how many of its hours the KV cache was how full."""
+
+    bits: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    fullness: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Kept:
+    key: tuple[object, ...]
+    of: dict[int, _Hours]
+
+
+_kept = _Kept((), {})
+
+
 def window(now: datetime) -> tuple[int, int]:
     """The first hour (since 1970, UTC) and the one after the last: whole hours that are over."""
     end = int(now.timestamp()) // 3600
@@ -61,7 +78,7 @@ def window(now: datetime) -> tuple[int, int]:
 
 
 def loads(deployments: Collection[UUID], *, now: datetime) -> dict[UUID, Load]:
-    """The load of each of the deployments of which something was measured; three queries."""
+    """The load of each of the deployments of which something was measured; three queries at the most."""
     first, end = window(now)
     stood = Q(instance__ended_at=None) | Q(instance__ended_at__gt=now - timedelta(days=DAYS))
     owners = dict(
@@ -70,17 +87,41 @@ def loads(deployments: Collection[UUID], *, now: datetime) -> dict[UUID, Load]:
         )
     )
     found: dict[UUID, Load] = {}
-    for monitor, day, seen, busy, crowded, waited, tokens in _each(owners, _by_day(first, end)):
-        load = found.setdefault(owners[monitor], Load(first, end - first))
+    fullness: dict[UUID, Counter[int]] = {}
+    for monitor, hours in _machines(owners, first, end).items():
+        if hours.bits[0]:
+            load = found.setdefault(owners[monitor], Load(first, end - first))
+            seen, busy, crowded, waited = hours.bits
+            load.seen, load.busy = load.seen | seen, load.busy | busy
+            load.crowded, load.waited = load.crowded | crowded, load.waited | waited
+            fullness.setdefault(owners[monitor], Counter()).update(hours.fullness)
+    for deployment, load in found.items():
+        load.kv_p95 = _p95(fullness[deployment]) if fullness[deployment] else None
+    return found
+
+
+def _machines(monitors: Collection[int], first: int, end: int) -> dict[int, _Hours]:
+    """The hours of each machine. Those that are over do not change: a process reads them once an hour."""
+    global _kept
+    # Inside a transaction rows may be seen that nobody else sees, or that are taken back.
+    if connection.in_atomic_block:
+        return _read(monitors, first, end)
+    key = (end, settings.CANARY_INTERVAL)
+    kept = _kept if _kept.key == key else _Kept(key, {})
+    if new := [m for m in monitors if m not in kept.of]:
+        kept.of |= _read(new, first, end)
+        _kept = kept
+    return {m: kept.of[m] for m in monitors}
+
+
+def _read(monitors: Collection[int], first: int, end: int) -> dict[int, _Hours]:
+    found = {m: _Hours() for m in monitors}
+    for monitor, day, *masks in _each(monitors, _by_day(first, end)):
         shift = int(day) * 24 - first
-        load.seen |= _shifted(seen, shift)
-        load.busy |= _shifted(busy, shift)
-        load.crowded |= _shifted(crowded, shift)
-        load.waited |= _shifted(waited, shift)
-        load.tokens += float(tokens or 0)
-    for deployment, bins in _bins(owners, first, end).items():
-        if deployment in found:
-            found[deployment].kv_p95 = _p95(bins)
+        hours = found[monitor]
+        hours.bits = [kept | _shifted(mask, shift) for kept, mask in zip(hours.bits, masks, strict=True)]
+    for monitor, full, count in _each(monitors, _by_fullness(first, end)):
+        found[monitor].fullness[full] = count
     return found
 
 
@@ -112,8 +153,7 @@ def _by_day(first: int, end: int) -> str:
         f"SUM(CASE WHEN {which} THEN {bit} ELSE 0 END)" for which in (busy, crowded, "COALESCE(waiting, 0) > 0.02")
     )  # fmt: skip
     return (
-        f"SELECT monitor_id, bucket / 86400, SUM({bit}), {sums}, "  # noqa: S608 (our own names and numbers)
-        f"SUM(COALESCE(tokens_in_rate, 0) + COALESCE(tokens_out_rate, 0)) * 3600 FROM {_TABLE} "
+        f"SELECT monitor_id, bucket / 86400, SUM({bit}), {sums} FROM {_TABLE} "  # noqa: S608 (our own names and numbers)
         f"WHERE {_hours(first, end)} AND running IS NOT NULL GROUP BY monitor_id, bucket / 86400"
     )
 
@@ -132,22 +172,16 @@ def _hours(first: int, end: int) -> str:
     return f"monitor_id = %s AND resolution = {samples.HOUR} AND {between}"
 
 
-def _bins(owners: dict[int, UUID], first: int, end: int) -> dict[UUID, dict[int, int]]:
-    """How many hours each deployment's KV cache was how full, over the last half of the window."""
-    since = end - (end - first) // 2
+def _by_fullness(first: int, end: int) -> str:
+    """How many hours the KV cache was how full, over the last half of the window."""
     fullness = f"CAST(kv_use * {BINS} AS INTEGER)"
-    sql = (
-        f"SELECT monitor_id, {fullness}, COUNT(*) FROM {_TABLE} WHERE {_hours(since, end)} "  # noqa: S608
+    return (
+        f"SELECT monitor_id, {fullness}, COUNT(*) FROM {_TABLE} WHERE {_hours(end - (end - first) // 2, end)} "  # noqa: S608
         f"AND kv_use IS NOT NULL GROUP BY monitor_id, {fullness}"
     )
-    found: dict[UUID, dict[int, int]] = {}
-    for monitor, full, count in _each(owners, sql):
-        mine = found.setdefault(owners[monitor], {})
-        mine[full] = mine.get(full, 0) + count
-    return found
 
 
-def _p95(bins: dict[int, int]) -> float:
+def _p95(bins: Mapping[int, int]) -> float:
     """The upper edge of the bin below which 95 % of the hours lie."""
     left = sum(bins.values()) * 95
     for full, count in sorted(bins.items()):
