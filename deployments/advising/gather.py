@@ -71,7 +71,11 @@ def board(deployments: DeploymentQuerySet, *, now: datetime) -> Board:
     same = offers.made_of(known, histories, accounts.values())
     market = Market(known, accounts, histories, boot, now=now, made_of=same)
     # A model that is no longer in the catalogue can be judged by nobody.
-    made = [_case(i, m, boot, histories, now=now) for i in standing if (m := i.deployment.model)]
+    made = [
+        _case(i, m, accounts[i.account_id].backend, boot, histories, now=now)
+        for i in standing
+        if (m := i.deployment.model)
+    ]
     cases = _with_load(made, now=now)
     hidden = _hidden(cases, now=now)
     found = [a for case in cases for a in rules.advise(case, market, now=now)]
@@ -100,7 +104,7 @@ _OF = (
     "stop_at", "delete_at", "schedule_days", "schedule_from", "schedule_until",
 )  # fmt: skip
 _READ = (
-    "quote", "usd_per_hour", "state", "state_since", "account__backend", *(f"deployment__{name}" for name in _OF)
+    "quote", "usd_per_hour", "state", "state_since", "account_id", *(f"deployment__{name}" for name in _OF)
 )  # fmt: skip
 """A look at hundreds of machines does without their other columns."""
 
@@ -112,14 +116,14 @@ def _standing(deployments: DeploymentQuerySet) -> list[Instance]:
     stopped = Q(state=State.STOPPED, deployment__desired=Desired.STOPPED)
     found = (
         Instance.objects.filter(serves | stopped, ~Exists(later), deployment__in=deployments.wanted())
-        .select_related("deployment", "account")
+        .select_related("deployment")
         .only(*_READ)
     )
     return list(found)
 
 
 def _case(
-    i: Instance, model: Model, boot: Callable[[str, Quote], Boot], histories: history.Histories, *, now: datetime
+    i: Instance, model: Model, provider: str, boot: Callable[[str, Quote], Boot], histories: history.Histories, *, now: datetime
 ) -> Case:  # fmt: skip
     d, quote = i.deployment, i.offer
     hour = i.usd_per_hour if i.status is not State.STOPPED and not quote.serverless else quote.usd_per_hour
@@ -127,8 +131,8 @@ def _case(
         pk=d.pk, name=d.name, model=model, context=d.context, policy=d.policy, purpose=d.purpose,
         allowed=tuple(sorted(d.allowed_countries)), zone=d.time_zone, allow_plaintext=d.allow_plaintext,
         price_ceiling=d.price_ceiling, ends=d.stop_at is not None or d.delete_at is not None,
-        week_hours=_week_hours(d.schedule), provider=i.account.backend, account=i.account_id, quote=quote, hour=hour,
-        traffic=quote.traffic_usd_per_gb * settings.EXPECTED_TRAFFIC_GB / 730, boot=boot(i.account.backend, quote),
+        week_hours=_week_hours(d.schedule), provider=provider, account=i.account_id, quote=quote, hour=hour,
+        traffic=quote.traffic_usd_per_gb * settings.EXPECTED_TRAFFIC_GB / 730, boot=boot(provider, quote),
         history=histories.of(quote), stopped_for=max(timedelta(), now - i.state_since) if i.status is State.STOPPED else None,
     )  # fmt: skip
 

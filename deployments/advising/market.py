@@ -6,10 +6,11 @@ nor does a dated price. For each wish only those are kept that no cheaper one is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from threading import Lock
 from typing import NamedTuple
 from uuid import UUID
 
@@ -33,6 +34,7 @@ class Good(NamedTuple):
     trust: float
     reliability: float
     vram_mb: int
+    """Of one GPU: the engine takes nothing of a second."""
 
     def as_good_as(self, other: Good) -> bool:
         return (
@@ -74,7 +76,7 @@ def group_of(quote: Quote) -> str:
 def good_of(case: Case, *, smaller: bool = False) -> Good:
     """What an offer must be at least to be as good as what stands."""
     place = case.place
-    return Good(place.standing, place.trust, _reliability(case.quote), 0 if smaller else _vram(case.quote))
+    return Good(place.standing, place.trust, _reliability(case.quote), 0 if smaller else case.quote.vram_mb)
 
 
 def _reliability(quote: Quote) -> float:
@@ -84,9 +86,44 @@ def _reliability(quote: Quote) -> float:
     return 1.0 if quote.sla else 0.0
 
 
-def _vram(quote: Quote) -> int:
-    """Of one GPU: the engine takes nothing of a second."""
-    return quote.vram_mb
+class _Line:
+    """One wish's offers of one group, looked through from the cheapest on and only as far as anybody asks."""
+
+    def __init__(self, known: Sequence[Known], judge: Judge) -> None:
+        self.known, self.judge, self.at, self.lock = known, judge, 0, Lock()
+        self.kept: list[_Kept] = []
+        """Those that no cheaper one is as good as."""
+
+    def cheapest(self, want: Want) -> Known | None:
+        # Requests of one process run in threads, and share it.
+        with self.lock:
+            return self._cheapest(want, float(want.below))
+
+    def _cheapest(self, want: Want, below: float) -> Known | None:
+        for k in self.kept:
+            if k.hour < below and k.good.as_good_as(want.good):
+                return k.known
+        while self.at < len(self.known) and self.known[self.at].hour < below:
+            known = self.known[self.at]
+            self.at += 1
+            good = self._good(known)
+            if good is None or any(k.good.as_good_as(good) for k in self.kept):
+                continue
+            self.kept.append(_Kept(known.hour, good, known))
+            if good.as_good_as(want.good):
+                return known
+        return None
+
+    def _good(self, known: Known) -> Good | None:
+        """None: it does not suit. What failed us there counts against it; that it worked counts for nothing here."""
+        view = self.judge(known)
+        if view.reasons or known.quote.own_machine:
+            return None
+        standing, trust = known.place
+        if view.history is not None:
+            seen = rank.place(known.quote, view.history)
+            standing, trust = min(standing, seen.standing), min(trust, seen.trust)
+        return Good(standing, trust, _reliability(known.quote), known.quote.vram_mb)
 
 
 @dataclass(slots=True)
@@ -94,13 +131,13 @@ class _Stall:
     """What was sorted out of the same offers before. It holds while what it was made of is the same."""
 
     made_of: object
-    known: list[Known]
-    kept: dict[tuple[object, ...], dict[str, list[_Kept]]]
+    groups: dict[str, list[Known]]
+    lines: dict[tuple[object, ...], _Line]
 
 
-_stall = _Stall(None, [], {})
-WISHES = 512
-"""How many wishes' best offers a process keeps."""
+_stall = _Stall(None, {}, {})
+WISHES = 1024
+"""How many lines a process keeps."""
 
 
 class Market:
@@ -118,32 +155,13 @@ class Market:
         some = [(accounts[known[0].account_id], known) for known in offers if known]
         self.stale = sorted(a.name for a, _ in some if a.pk not in fresh)
         """Accounts whose offers are too old to be advised."""
-        self._stall = self._opened([known for a, known in some if a.pk in fresh], (made_of, fresh))
-        self._found: dict[tuple[object, ...], Known | None] = {}
+        self._stall = _opened([known for a, known in some if a.pk in fresh], (made_of, fresh))
 
-    @staticmethod
-    def _opened(offers: list[Sequence[Known]], made_of: tuple[object, object]) -> _Stall:
-        global _stall
-        if made_of[0] is None or _stall.made_of != made_of:
-            known = sorted((k for some in offers for k in some), key=lambda k: k.hour)
-            _stall = _Stall(made_of, known, {})
-        return _stall
-
-    def cheapest(self, case: Case, want: Want, *, hours: float = 0.0) -> Choice | None:
+    def cheapest(self, case: Case, want: Want) -> Choice | None:
         """The cheapest offer that suits the deployment and is as good as `want` says; None without any."""
-        key = _wish_key(case, want.concurrency)
-        memo = (key, want, hours)
-        if memo not in self._found:
-            kept = self._stall.kept.get(key) or self._keep(case, want.concurrency, key)
-            below = float(want.below)
-            self._found[memo] = next(
-                (
-                    k.known for k in kept[want.group]
-                    if k.hour < below and k.good.as_good_as(want.good) and k.known.longest >= hours
-                ),
-                None,
-            )  # fmt: skip
-        known = self._found[memo]
+        key = (want.group, *_wish_key(case, want.concurrency))
+        line = self._stall.lines.get(key) or self._open(case, want, key)
+        known = line.cheapest(want)
         if known is None or (case.price_ceiling is not None and known.price.hour > case.price_ceiling):
             return None
         account = self.accounts[known.account_id]
@@ -152,34 +170,29 @@ class Market:
             account.offers_at or known.fetched_at, self.boot(account.backend, known.quote),
         )  # fmt: skip
 
-    def _keep(self, case: Case, concurrency: int, key: tuple[object, ...]) -> dict[str, list[_Kept]]:
+    def _open(self, case: Case, want: Want, key: tuple[object, ...]) -> _Line:
         wish = Wish(
             case.model, case.context, case.allowed, purpose=case.purpose, allow_plaintext=case.allow_plaintext,
-            concurrency=concurrency,
+            concurrency=want.concurrency,
         )  # fmt: skip
-        judge = Judge(wish, self.accounts, self.histories)
-        groups: dict[str, list[_Kept]] = {ON: [], BID: [], ZERO: []}
-        for offer in self._suitable(judge):
-            kept = groups[group_of(offer.known.quote)]
-            if not any(k.good.as_good_as(offer.good) for k in kept):
-                kept.append(offer)
-        if len(self._stall.kept) >= WISHES:
-            self._stall.kept.clear()
-        self._stall.kept[key] = groups
-        return groups
+        lines = self._stall.lines
+        if len(lines) >= WISHES:
+            lines.clear()
+        lines[key] = line = _Line(
+            self._stall.groups.get(want.group, ()), Judge(wish, self.accounts, self.histories)
+        )
+        return line
 
-    def _suitable(self, judge: Judge) -> Iterator[_Kept]:
-        """The cheapest first. What failed us there counts against it; that it worked counts for nothing here."""
-        for known in self._stall.known:
-            view = judge(known)
-            quote = known.quote
-            if view.reasons or quote.own_machine:
-                continue
-            standing, trust = known.place
-            if view.history is not None:
-                seen = rank.place(quote, view.history)
-                standing, trust = min(standing, seen.standing), min(trust, seen.trust)
-            yield _Kept(known.hour, Good(standing, trust, _reliability(quote), _vram(quote)), known)
+
+def _opened(offers: list[Sequence[Known]], made_of: tuple[object, object]) -> _Stall:
+    global _stall
+    stall = _stall
+    if made_of[0] is None or stall.made_of != made_of:
+        stall = _Stall(made_of, {ON: [], BID: [], ZERO: []}, {})
+        for known in sorted((k for some in offers for k in some), key=lambda k: k.hour):
+            stall.groups[group_of(known.quote)].append(known)
+        _stall = stall
+    return stall
 
 
 def _wish_key(case: Case, concurrency: int) -> tuple[object, ...]:
