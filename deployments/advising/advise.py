@@ -255,8 +255,9 @@ def _moved(kind: Kind, case: Case, choice: Choice, now: datetime) -> Advice | No
         basis.append("Its rank and its stated reliability are no lower than what stands.")
     other = choice.quote.gpu_name != case.quote.gpu_name
     speed = (f"{choice.quote.gpu_name} is another GPU: compare its speed before you end the old one.",)
+    later = (_LATER,) if need != fit.CONCURRENCY else ()
     return Advice(
-        kind, case, title, saves, tuple(lines), tuple(basis), (*(speed if other else ()), *_moving(choice)),
+        kind, case, title, saves, tuple(lines), tuple(basis), (*(speed if other else ()), *later, *_moving(choice)),
         choice=choice, concurrency=need,
     )  # fmt: skip
 
@@ -303,7 +304,7 @@ def _larger(case: Case, market: Market, now: datetime) -> Iterator[Advice]:
             f"In {share(use.crowded)} of its hours the KV cache was 90 % full and at least one request waited, on the average.",
             _measured(use), _offered(choice, now),
         ),
-        ("A shorter context or fewer requests at once would help as well, and cost nothing.", *_moving(choice)),
+        ("A shorter context or fewer requests at once would help as well, and cost nothing.", _LATER, *_moving(choice)),
         costs=costs, choice=choice, concurrency=need,
     )  # fmt: skip
 
@@ -401,4 +402,5 @@ def _offered(choice: Choice, now: datetime) -> str:
     return f"{choice.account} confirmed this offer {span(age.total_seconds())} ago.{estimate}"
 
 
+_LATER = f"Should its machine be lost, the next one is chosen for {fit.CONCURRENCY} requests at once."
 _MAKERS = (_rests, _always_on, _flex, _move, _larger, _disk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,24 +14,13 @@ from deployments.advising.case import Kind
 from deployments.models import (
     Deployment,
     DismissedAdvice,
-    Instance,
-    Launch,
-    Monitor,
-    Offer,
     ProviderAccount,
-    Sample,
 )
-from deployments.models.offer import freeze_quote, quote_values
-from deployments.monitoring import profiles
 from panel.audit.models import AuditEvent
 from tests import factories
-from tests.browser.scene import quote
+from tests.deployments.advice_rows import BUSY, IDLE, offer, office, running, secure, tell
 
 pytestmark = pytest.mark.django_db
-HOUR = timedelta(hours=1)
-IDLE = {"running": 0.01, "waiting": 0.0, "kv_use": 0.02, "finished_stop": 0.2, "finished_length": 0.0}
-"""An hour with nothing but the panel's own chats, one in five minutes."""
-BUSY = IDLE | {"running": 1.5, "kv_use": 0.6, "finished_stop": 4.0}
 
 
 @pytest.fixture
@@ -43,48 +32,6 @@ def now():
 def account(settings, now):
     settings.INFERENCE_IMAGE, settings.INFERENCE_IMAGE_TLS, settings.EXPECTED_TRAFFIC_GB = "an/image", True, 0
     return ProviderAccount.objects.create(name="RunPod", backend="runpod", credentials="k", offers_at=now)
-
-
-def secure(key="l4", price="0.43", **more):
-    return quote(key, "NVIDIA L4", "CZ", price, sla=True, data_center="EU-CZ-1", **more)
-
-
-def running(account, name="assistant", *, now, days=40, standing=None, **more) -> Instance:
-    made = standing or secure()
-    born = now - timedelta(days=days)
-    state = more.pop("state", "ready")
-    d = Deployment.objects.create(
-        **{
-            "name": name, "model_key": "qwen3-4b-awq", "context": 8192, "allowed_countries": ["CZ", "FR"], "desired": "running",
-            "created_at": born, "launch_key": name, "owner": None,
-        } | more
-    )  # fmt: skip
-    i = Instance.objects.create(
-        deployment=d, account=account, attempt=1, label=f"l-{name}", quote=freeze_quote(made), usd_per_hour=made.usd_per_hour,
-        state=state, state_since=born, created_at=born, ready_at=born, api_key="k", country="CZ", remote_id=f"r-{name}",
-    )  # fmt: skip
-    Launch.objects.create(
-        instance=i, provider="runpod", tier="secure", model_key="m", began_at=born, total=240
-    )
-    return i
-
-
-def tell(instance, values, *, now, days=28) -> None:
-    """Hours of the last `days`; `values(moment)` gives each its own."""
-    monitor, _ = Monitor.objects.get_or_create(instance=instance)
-    last = int(now.timestamp()) // 3600
-    Sample.objects.bulk_create(
-        Sample(monitor=monitor, resolution=3600, bucket=n * 3600, **values(datetime.fromtimestamp(n * 3600, UTC)))
-        for n in range(last - 24 * days, last)
-    )  # fmt: skip
-
-
-def office(moment):
-    return BUSY if moment.isoweekday() < 6 and 8 <= moment.hour < 18 else IDLE
-
-
-def offer(account, made, now):
-    return Offer.objects.create(account=account, key=made.key, fetched_at=now, **quote_values(made))
 
 
 @pytest.fixture
@@ -101,43 +48,6 @@ def page(client, query=""):
 
 def act(client, instance, kind, action, **data):
     return client.post(f"/spend/advice/{instance.deployment_id}/{kind}/{action}/", data)
-
-
-# -- what was measured -----------------------------------------------------------------------------------
-
-
-def test_hours_with_the_panels_own_chats_alone_are_idle_and_two_requests_make_one_busy(account, now):
-    i = running(account, now=now)
-    tell(i, lambda t: IDLE | {"finished_stop": 0.2 + 2 / 60} if t.hour == 9 else IDLE, now=now)
-    load = profiles.loads([i.deployment_id], now=now)[i.deployment_id]
-    first = datetime.fromtimestamp(load.first * 3600, UTC)
-    busy = {(first + n * HOUR).hour for n in range(load.hours) if load.busy >> n & 1}
-    assert (load.seen.bit_count(), busy, load.busy.bit_count()) == (28 * 24, {9}, 28)
-    assert load.kv_p95 == pytest.approx(0.03, abs=0.011)
-
-
-def test_a_machine_that_was_replaced_counts_for_the_same_deployment_and_one_long_gone_does_not(account, now):
-    i = running(account, now=now)
-    tell(i, office, now=now, days=2)
-    before = Instance.objects.create(
-        deployment=i.deployment, account=account, attempt=2, label="second", quote=i.quote, usd_per_hour=1, state="terminated",
-        state_since=now, created_at=now, ended_at=now - timedelta(days=2), api_key="k",
-    )  # fmt: skip
-    Monitor.objects.create(instance=before)
-    Sample.objects.create(
-        monitor=before.monitor, resolution=3600, bucket=(int(now.timestamp()) // 3600 - 60) * 3600, **BUSY
-    )
-    assert profiles.loads([i.deployment_id], now=now)[i.deployment_id].seen.bit_count() == 49
-    Instance.objects.filter(pk=before.pk).update(ended_at=now - timedelta(days=29))
-    assert profiles.loads([i.deployment_id], now=now)[i.deployment_id].seen.bit_count() == 48
-
-
-def test_a_full_cache_with_requests_waiting_is_crowded(account, now):
-    i = running(account, now=now)
-    tell(i, lambda t: BUSY | {"kv_use": 0.97, "waiting": 3.0} if t.hour < 6 else BUSY, now=now)
-    load = profiles.loads([i.deployment_id], now=now)[i.deployment_id]
-    assert profiles.crowded_share(load) == pytest.approx(0.25)
-    assert load.kv_p95 > 0.95
 
 
 # -- the page --------------------------------------------------------------------------------------------
