@@ -135,7 +135,7 @@ def wished_hours(stop_at: datetime | None, *, now: datetime) -> float:
 def ranked(wish: Wish, *, now: datetime) -> list[OfferView]:
     """Every known offer, the suitable ones first, then those with the fewest reasons against, in the policy's order."""
     known, histories, of = shelf.by_account(), history.recent(now), accounts()
-    inputs = _Inputs(known, histories, [_facts(a) for a in of.values()], _settings())
+    inputs = made_of(known, histories, of.values())
     key = _key(wish)
     kept = _memo.get(key)
     if kept is None or kept[0] != inputs:
@@ -175,6 +175,13 @@ class _Inputs:
         return same and rest == (other.settings, other.accounts, other.histories)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def made_of(
+    known: list[tuple[shelf.Known, ...]], histories: history.Histories, of: Iterable[ProviderAccount]
+) -> _Inputs:
+    """What judgements of these offers depend on beside the wish; two of them are equal while nothing has changed."""
+    return _Inputs(known, histories, [_facts(a) for a in of], _settings())
 
 
 _memo: dict[tuple[object, ...], tuple[_Inputs, list[OfferView]]] = {}

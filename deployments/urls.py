@@ -4,6 +4,7 @@ from django.urls import path
 
 from deployments.views import (
     accounts,
+    advice,
     compare,
     deployment,
     drill,
@@ -41,6 +42,8 @@ urlpatterns = [
     path("reliability/", report.report, name="reliability"),
     path("reliability.csv", report.report_csv, name="reliability_csv"),
     path("metrics", exposition.metrics, name="metrics"),
+    path("spend/advice/", advice.advice, name="advice"),
+    path("spend/advice/<uuid:pk>/<str:kind>/<str:action>/", advice.act, name="advice_action"),
     path("radar/", radar.radar, name="radar"),
     path("radar/<int:pk>/<str:action>/", radar.act, name="radar_action"),
 ]

@@ -99,6 +99,10 @@ def table(made: scene.Scene) -> dict[str, Row]:
         ),
         "bill_again": Row("302 403 405 405", "302 403 302 302", [made.account.pk]),
         "month_close": Row("302 403 403 302", "302 403 403 302"),
+        "advice": Row("302 200 200 200", "302 200 200 200"),
+        "advice_action": Row(
+            "302 403 302 302", "302 403 302 302", [ready, "move", "dismiss"], {"days": "30", "reason": "no"}
+        ),
         # -- alerts ---------------------------------------------------------------------------------
         "alerts": Row("302 403 200 200", "302 403 200 200"),
         "notice_acknowledge": Row("302 403 405 405", "302 403 302 302", [made.notice.pk]),

@@ -1,4 +1,5 @@
 from deployments.models.account import Installation, ProviderAccount
+from deployments.models.advice import DismissedAdvice
 from deployments.models.breaker import Breaker
 from deployments.models.deployment import Deployment
 from deployments.models.drill import Drill
@@ -15,6 +16,7 @@ from deployments.models.sample import Monitor, Sample
 __all__ = [
     "Breaker",
     "Deployment",
+    "DismissedAdvice",
     "Drill",
     "Event",
     "Heartbeat",

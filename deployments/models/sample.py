@@ -1,6 +1,7 @@
 """What monitoring keeps of an instance over time: one wide row for each bucket of time.
 
-`monitoring.samples` is the only door to these rows; `unit_cost` sums them up by the day.
+`monitoring.samples` is the only door to these rows; `unit_cost` sums them up by the day, and `monitoring.profiles`
+reads whole months of them beside it.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from django.utils import timezone
 from billing import ledger
 from billing.periods import calendar_month
 from deployments import changes, services
+from deployments.advising import gather
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Incident, ResidencyEvidence
 from deployments.models.instance import SECRETS
@@ -125,6 +126,7 @@ def _cost_tab(d: Deployment, now: datetime) -> dict[str, Any]:
         "hours": [(start, usd) for start, usd in reversed(rows) if usd],
         "chart": [(f"{start:%H:00}", usd) for start, usd in rows],
         "last_day": sum((usd for _, usd in rows), Decimal(0)),
+        "advice": gather.best_of(d, now=now),
     }
 
 

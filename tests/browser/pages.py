@@ -96,6 +96,7 @@ def paths(scene: Scene) -> dict[str, str]:
         "spend-filtered": "/spend/?range=90d&group=machine&provider=vast&tag=team=mail",
         "spend-none": "/spend/?range=last-month&gpu=none&from=x",
         "spend-machine": f"/spend/machine/{scene.machine.pk}/",
+        "advice": "/spend/advice/",
         "playground": "/playground/",
         "password": "/accounts/password/change/",
         "logout": "/accounts/logout/",
