@@ -25,7 +25,7 @@ from billing import budgets, ledger
 from deployments.lifecycle import MAY_EXIST, Desired, State
 from deployments.models import Breaker, Deployment, Heartbeat, Instance, ProviderAccount
 from panel import health
-from panel.notices.notify import open_notices
+from panel.notices.notify import shown_notices
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _money(now: datetime) -> Families:
 
 def _notices(now: datetime) -> Families:
     found = GaugeMetricFamily("regia_notices_open", "Notices that are not cleared.", labels=["severity"])
-    rows = open_notices().order_by().values_list("severity").annotate(n=Count("pk"))
+    rows = shown_notices().order_by().values_list("severity").annotate(n=Count("pk"))
     counts = dict(rows)
     for severity in ("info", "warning", "critical"):
         found.add_metric([severity], counts.get(severity, 0))
