@@ -43,6 +43,13 @@ class RuleAdmin(ReadOnlyAdmin):
     list_filter = ("enabled", "severity")
     search_fields = ("name",)
     ordering = ("name",)
+    # The site would read its channels with their keys.
+    exclude = ("channels",)
+    readonly_fields = ("told",)
+
+    @admin.display(description="channels")
+    def told(self, rule: Rule) -> str:
+        return ", ".join(rule.channels.order_by("name").values_list("name", flat=True))
 
 
 @admin.register(Window)

@@ -320,7 +320,7 @@ def test_the_admin_site_shows_who_is_alerted_without_its_secrets_and_changes_not
     )
     for row, seen in (
         (hook, "alerts.example.com"),
-        (rule, "all"),
+        (rule, "hook"),
         (sent, "chat is down"),
         (window, "A new rack"),
     ):
