@@ -14,7 +14,7 @@ from deployments.monitoring import probe
 from deployments.services import ActionRefused
 from panel.notices.notify import open_notices
 from tests import factories
-from tests.deployments.emulated_world import EmulatedWorld, lately, run_to
+from tests.deployments.emulated_world import EmulatedWorld, calm, lately, run_to
 from tests.deployments.world import MINUTE, fresh
 
 PROBED_EACH = probe.STEADY_INTERVAL
@@ -24,6 +24,7 @@ PROBED_EACH = probe.STEADY_INTERVAL
 @pytest.mark.parametrize("emulated_world", ["pod", "vast"], indirect=True)
 def test_what_is_killed_is_detected_in_time_and_replaced(emulated_world: EmulatedWorld, monkeypatch) -> None:
     world = emulated_world
+    calm(world, monkeypatch)
     deployment, boss = world.launch(), factories.administrator()
     run_to(world, deployment, State.READY, within=10 * MINUTE)
     monkeypatch.setattr(probe, "STEADY_INTERVAL", PROBED_EACH)
@@ -36,6 +37,9 @@ def test_what_is_killed_is_detected_in_time_and_replaced(emulated_world: Emulate
 
     def each() -> None:
         drills.due(clock=world.clock)
+        if probe.STEADY_INTERVAL == PROBED_EACH and Drill.objects.get().detected_at:
+            # What comes then is no question of the probes' pace.
+            monkeypatch.setattr(probe, "STEADY_INTERVAL", MINUTE)
         # Every machine answers at the one endpoint: it is gone with the machine, and there again with the next.
         world.endpoint.alive = bool(world.ours())
         world.check()
