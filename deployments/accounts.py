@@ -181,7 +181,8 @@ def check(account_id: UUID, *, now: datetime) -> None:
     if good:
         columns |= {"create_refused": "", **_unblocked(account)}
     if _write(account, columns | _balance(account, now=now)) and good:
-        clear_notice(f"account-key:{account.pk}", now=now)
+        for what in ("account-key", "account-rights"):
+            clear_notice(f"{what}:{account.pk}", now=now)
 
 
 def balances_due(*, now: datetime) -> None:

@@ -18,7 +18,7 @@ from deployments import calls, catalog, certificates, choice, crash, money, serv
 from deployments import decide as d
 from deployments.calls import Call
 from deployments.lifecycle import HELD, SERVING, STARTING, TERMINAL, Desired, State
-from deployments.models import Event, Instance, ProviderAccount
+from deployments.models import Cause, Event, Instance, ProviderAccount
 from deployments.providers.base import (
     MachineStatus,
     Order,
@@ -87,7 +87,7 @@ def _answered(work: Step, i: Instance, answer: str | Exception) -> None:
     now = work.clock()
     if isinstance(answer, str):
         work.move(i, State.PROVISIONING, "the provider took the order", remote_id=answer)
-        _may_rent(i.account)
+        _may_rent(i.account, now=now)
     elif isinstance(answer, Rejected):
         _block(i.account, answer, now=now)
         work.move(i, State.FAILED, f"{choice.REFUSED}: {answer}", watch_until=now + WATCH)
@@ -146,10 +146,11 @@ def _block(account: ProviderAccount, error: Rejected, *, now: datetime) -> None:
         )  # fmt: skip
 
 
-def _may_rent(account: ProviderAccount) -> None:
+def _may_rent(account: ProviderAccount, *, now: datetime) -> None:
     if account.create_refused:
         ProviderAccount.objects.filter(pk=account.pk).update(create_refused="")
         account.create_refused = ""
+        clear_notice(f"account-rights:{account.pk}", now=now)
 
 
 def _advance(work: Step, action: d.Action) -> None:
@@ -196,7 +197,7 @@ def _tell_outbid(work: Step, i: Instance, *, back: bool, reason: str) -> None:
         return
     raise_notice(
         key, Notice.Severity.WARNING, f"{work.deployment.name} was outbid", now=now,
-        url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
+        url=work.deployment.get_absolute_url(), subject=work.deployment.pk, cause=Cause.DEPLOYMENT.of(work.deployment.pk),
         detail=f"Compute is not billed meanwhile, its disk is. By its policy: {work.deployment.get_bid_policy_display()}.",
     )  # fmt: skip
 
@@ -230,6 +231,7 @@ def _tell_violation(work: Step, i: Instance, reason: str) -> None:
         f"residency:{work.deployment.pk}", Notice.Severity.CRITICAL,
         f"{work.deployment.name} stood where it may not", now=now,
         url=work.deployment.get_absolute_url(), subject=work.deployment.pk, detail=f"{reason} {i.label} is given back.",
+        cause=Cause.RESIDENCY.of(work.deployment.pk),
     )  # fmt: skip
     chain.record(
         "residency.violation", actor=None, target=i, now=now, reason=reason, may_spool=True,
@@ -243,13 +245,13 @@ def _ask_end(work: Step, action: d.Action) -> None:
     if now - i.state_since > d.PAGE_AFTER:
         raise_notice(
             f"terminate:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} cannot be terminated", now=now,
-            url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
+            url=work.deployment.get_absolute_url(), subject=work.deployment.pk, cause=Cause.ENDING.of(i.pk),
             detail=f"{i.account.name} has not ended {i.label} after {i.end_tries} tries. It goes on accruing.",
         )  # fmt: skip
     if i.locked:
         raise_notice(
             f"locked:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} is locked at {i.account.name}",
-            now=now, url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
+            now=now, url=work.deployment.get_absolute_url(), subject=work.deployment.pk, cause=Cause.ENDING.of(i.pk),
             detail=f"Unlock {i.label} in the provider's console. It is asked for again and again, and accrues until then.",
         )  # fmt: skip
     services.ring_end(i.pk)
@@ -275,6 +277,7 @@ def _end_duplicates(work: Step, action: d.Action) -> None:
     raise_notice(
         f"duplicates:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} stands twice at {i.account.name}",
         now=work.clock(), url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
+        cause=Cause.ORPHAN.of(i.account_id),
         detail=f"{len(i.duplicates)} more under {i.label}: ended until no list shows them.",
     )  # fmt: skip
     for remote_id in i.duplicates:
@@ -294,6 +297,7 @@ def _stop(work: Step, action: d.Action) -> None:
         raise_notice(
             f"stop:{i.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} cannot be stopped", now=now,
             url=work.deployment.get_absolute_url(), subject=work.deployment.pk, detail=f"{i.account.name} still runs {i.label}, and it accrues.",
+            cause=Cause.ENDING.of(i.pk),
         )  # fmt: skip
     refusal = call(i, "stop", i.remote_id, now=now)
     if refusal is not None and not isinstance(refusal, calls.Held):
@@ -319,7 +323,7 @@ def _start(work: Step, action: d.Action) -> None:
         raise Later(_patience(error)) from error
     # Anything unclear: assume that it runs and bills. The list tells, and `decide` asks again.
     if error is None:
-        _may_rent(i.account)
+        _may_rent(i.account, now=now)
     fresh = {**_NEW_LIFE, "endpoint_url": "", "next_probe_at": now, "outbid_at": None, "bills_only": ""}
     if i.offer.serverless:
         # One worker's price until it is inspected again.

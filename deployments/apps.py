@@ -7,10 +7,12 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from billing.views import machine
-        from deployments.monitoring import rounds, watch
+        from deployments.monitoring import rounds, telling, watch
         from deployments.views import costs
         from panel import health
+        from panel.notices import notify
 
         rounds.watch()
         health.add_source(watch.problems)
         machine.add_source(costs.of_machine)
+        notify.acknowledged.connect(telling.on_acknowledged, dispatch_uid="incidents")

@@ -11,7 +11,7 @@ from django.db.models import Max, Min, Q
 
 from deployments import listed, money, services
 from deployments.lifecycle import Desired, State
-from deployments.models import Deployment, Installation, Instance, ProviderAccount
+from deployments.models import Cause, Deployment, Installation, Instance, ProviderAccount
 from deployments.models.offer import freeze_quote
 from deployments.providers.base import Listing, Machine, Quote
 from panel.audit import chain
@@ -75,7 +75,7 @@ def _take_in(account: ProviderAccount, machine: Machine, *, now: datetime) -> In
         services.note(deployment, "found", now=now, reason=f"{instance.label} at {account.name}")
         raise_notice(
             f"found:{instance.label}", Notice.Severity.CRITICAL, "A machine that nobody knows runs under our label",
-            now=now, url=deployment.get_absolute_url(), subject=deployment.pk,
+            now=now, url=deployment.get_absolute_url(), subject=deployment.pk, cause=Cause.ORPHAN.of(account.pk),
             detail=f"{instance.label} at {account.name}. It is ended in {SPARE.seconds // 60} minutes.",
         )  # fmt: skip
         services.ring(deployment, now=now)

@@ -21,7 +21,7 @@ from billing import budgets
 from deployments import calls, crash, found, listed, money, places, services, traffic, volumes
 from deployments.calls import Call
 from deployments.lifecycle import HELD, MAY_EXIST, SERVING, TERMINAL, Desired, State
-from deployments.models import Deployment, Event, Instance, ProviderAccount
+from deployments.models import Cause, Deployment, Event, Instance, ProviderAccount
 from deployments.models.account import ADAPTERS
 from deployments.monitoring import samples
 from deployments.providers.base import (
@@ -168,6 +168,7 @@ def _failed(account: ProviderAccount, error: ProviderError, *, now: datetime) ->
         columns["creates_blocked"] = "The account's key was refused. Give it a new one."
         raise_notice(
             f"account-key:{account.pk}", Notice.Severity.CRITICAL, f"{account.name} refused its key", now=now,
+            cause=Cause.KEY.of(account.pk),
             detail="Nothing is rented there, and what runs goes on accruing unverified.",
         )  # fmt: skip
     ProviderAccount.objects.filter(pk=account.pk).update(**columns)
@@ -269,7 +270,7 @@ def _is_strangers(
     if expected and not any(r.remote_id in by_id or r.label in by_label for r in expected):
         raise_notice(
             f"account-stranger:{account.pk}", Notice.Severity.CRITICAL, f"{account.name}'s new key shows none of its machines",
-            now=now, detail="It may belong to another team. Nothing counts as gone, all go on accruing, nothing new is "
+            now=now, cause=Cause.KEY.of(account.pk), detail="It may belong to another team. Nothing counts as gone, all go on accruing, nothing new is "
             "rented there. Give the account a key of its own team.",
         )  # fmt: skip
         ProviderAccount.objects.filter(pk=account.pk).update(creates_blocked=_STRANGE)
@@ -306,7 +307,7 @@ def _suspicious(
         return False
     notice = raise_notice(
         key, Notice.Severity.CRITICAL, f"{len(missing)} of {len(expected)} machines are missing from {account.name}'s list",
-        now=now, detail="The list is not believed: nothing counts as gone, all go on accruing, nothing new is rented.",
+        now=now, cause=Cause.PROVIDER.of(account.pk), detail="The list is not believed: nothing counts as gone, all go on accruing, nothing new is rented.",
     )  # fmt: skip
     ProviderAccount.objects.filter(pk=account.pk).update(creates_blocked=_FROZEN)
     return not timedelta() <= now - notice.raised_at > GUARD_LIMIT

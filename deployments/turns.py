@@ -10,7 +10,7 @@ from billing import budgets
 from deployments import choice, crash, services
 from deployments import decide as d
 from deployments.lifecycle import Desired
-from deployments.models import Deployment, StaleWrite
+from deployments.models import BUDGET_WORD, Cause, Deployment, StaleWrite
 from deployments.step import Later, Step
 from panel.notices.models import Notice
 from panel.notices.notify import clear_notice, raise_notice
@@ -35,6 +35,7 @@ def alert(work: Step, action: d.Action) -> None:
     raise_notice(
         f"relaunch:{work.deployment.pk}", Notice.Severity.CRITICAL, f"{work.deployment.name} is down", now=work.clock(),
         detail=action.reason, url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
+        cause=Cause.DEPLOYMENT.of(work.deployment.pk),
     )  # fmt: skip
 
 
@@ -53,6 +54,8 @@ def set_desired(work: Step, action: d.Action) -> None:
     raise_notice(
         f"stopped:{work.deployment.pk}", Notice.Severity.WARNING, f"{work.deployment.name} was {word}", now=now,
         detail=action.reason, url=work.deployment.get_absolute_url(), subject=work.deployment.pk,
+        # Its date is nobody's trouble but its own.
+        cause=Cause.BUDGET if BUDGET_WORD in action.reason else "",
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ SQLITE_ALONE = [
         "deployments/test_metrics.py", "deployments/test_metrics_endpoint.py", "alerts/test_mail_and_chat.py",
         "alerts/test_pages.py", "alerts/test_rules.py", "deployments/test_emulated_matrix.py",
         "deployments/test_emulated_faults.py", "deployments/test_emulated_life.py", "deployments/test_state_machine.py",
-        "deployments/test_year.py", "billing/test_reconcile_pages.py",
+        "deployments/test_drills_emulated.py", "deployments/test_year.py", "billing/test_reconcile_pages.py",
         "deployments/test_advice.py", "deployments/test_advice_page.py", "deployments/test_advice_prices.py",
     )
 ]  # fmt: skip

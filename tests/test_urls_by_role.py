@@ -150,6 +150,10 @@ READ, CHANGE, PEOPLE = "read", "change", "people"
 ADMIN_MODELS = {
     "audit_auditevent": READ,
     "notices_notice": READ,
+    "alerts_channel": READ,
+    "alerts_rule": READ,
+    "alerts_window": READ,
+    "alerts_delivery": READ,
     "billing_subject": READ,
     "billing_pricesegment": READ,
     "billing_usagecharge": READ,

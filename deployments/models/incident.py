@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from django.db import models
 from django.db.models import Q
@@ -17,6 +19,27 @@ from panel.notices.models import Notice
 
 if TYPE_CHECKING:
     from panel.accounts.models import User
+
+
+class Cause(StrEnum):
+    """What an incident's cause is named by. A notice names it too, so that one cause is told once."""
+
+    DEPLOYMENT = "deployment"
+    RESIDENCY = "residency"
+    ENDING = "ending"
+    KEY = "key"
+    PROVIDER = "provider"
+    ORPHAN = "orphan"
+    BUDGET = "budget"
+    """There is one of it."""
+
+    def of(self, pk: UUID) -> str:
+        """`key:0193…`, of a deployment, an instance (ENDING) or an account."""
+        return f"{self.value}:{pk}"
+
+
+BUDGET_WORD = "budget"
+"""By it the reason of a stop for money is known."""
 
 
 class IncidentQuerySet(models.QuerySet["Incident"]):

@@ -19,7 +19,9 @@ from billing import budgets
 from deployments import calls
 from deployments.lifecycle import MAY_EXIST, Desired, State
 from deployments.models import (
+    BUDGET_WORD,
     Breaker,
+    Cause,
     Deployment,
     Event,
     Incident,
@@ -138,6 +140,7 @@ def _deployment_troubles(
     down = {i.deployment_id: i.state_since for i in rows if i.deployment_id in outages}
     new = {i.deployment_id for i in rows if cause_of(i.deployment_id) not in standing} - outages
     down |= dict(_down_since(new, now=now))
+    waits = _not_relaunched() if rows else {}
     for i in rows:
         if i.deployment_id in skip:
             continue
@@ -148,10 +151,16 @@ def _deployment_troubles(
             trouble = trouble or _still(i, known)
             trouble = replace(trouble, kind=Kind(known.kind), title=known.title)
         if trouble is not None:
-            yield trouble
+            yield replace(trouble, guess=guesses.with_wait(trouble.guess, waits.get(i.deployment_id, "")))
 
 
-_OF_ACCOUNTS = ("provider:", "key:")
+def _not_relaunched() -> dict[UUID, str]:
+    """Why the next attempt of a deployment has to wait, as the reconciler told it."""
+    told = open_notices().filter(key__startswith="relaunch:", subject__isnull=False)
+    return {subject: detail for subject, detail in told.values_list("subject", "detail") if subject}
+
+
+_OF_ACCOUNTS = (f"{Cause.PROVIDER}:", f"{Cause.KEY}:")
 
 
 def _missed(standing: Mapping[str, Standing], *, now: datetime) -> Iterator[Trouble]:
@@ -189,7 +198,7 @@ def _row(pk: UUID | None) -> Instance | None:
 
 
 def cause_of(deployment: UUID) -> str:
-    return f"deployment:{deployment}"
+    return Cause.DEPLOYMENT.of(deployment)
 
 
 def _down_since(deployments: Collection[UUID], *, now: datetime) -> Iterator[tuple[UUID, datetime]]:
@@ -204,7 +213,10 @@ def _trouble(i: Instance, down_since: datetime | None, *, now: datetime) -> Trou
     state, name = i.status, i.deployment.name
     if state is State.OUTBID:
         low = f"; the lowest bid that wins now is ${i.min_bid.normalize():f}/h" if i.min_bid else ""
-        guess = f"A higher bid holds its GPU{low}. By its policy: {i.deployment.get_bid_policy_display()}."
+        guess = (
+            f"A higher bid holds its GPU{low}. Compute is not billed meanwhile, its disk is. By its policy: "
+            f"{i.deployment.get_bid_policy_display()}."
+        )
         return _of(
             i, Kind.OUTBID, Severity.WARNING, f"{name} was outbid", guess, i.outbid_at or i.state_since
         )
@@ -257,22 +269,24 @@ def _residency(
         title = f"{i.deployment.name} stood where it may not"
         trouble = replace(
             _of(i, Kind.RESIDENCY, Severity.CRITICAL, title, f"{e.reason} Read from {e.source}.", e.at),
-            cause=f"residency:{i.deployment_id}",
+            cause=Cause.RESIDENCY.of(i.deployment_id),
         )
         found.setdefault(i.deployment_id, trouble)
     for i in missing:
-        known = standing.get(f"residency:{i.deployment_id}")
+        known = standing.get(Cause.RESIDENCY.of(i.deployment_id))
         if known is not None:
-            found.setdefault(i.deployment_id, replace(_still(i, known), cause=f"residency:{i.deployment_id}"))
+            found.setdefault(
+                i.deployment_id, replace(_still(i, known), cause=Cause.RESIDENCY.of(i.deployment_id))
+            )
     return list(found.values())
 
 
 def _ending(*, now: datetime) -> Iterator[Trouble]:
     """Machines that their provider does not stop or end: they go on billing."""
+    # One that is locked is ended by nobody's patience.
+    late = Q(state_since__lt=now - END_LIMIT) | Q(locked=True, end_tries__gt=0)
     rows = (
-        Instance.objects.filter(
-            state__in=[State.TERMINATING, State.STOPPING], state_since__lt=now - END_LIMIT
-        )
+        Instance.objects.filter(late, state__in=[State.TERMINATING, State.STOPPING])
         .select_related("deployment", "account")
         .without_secrets()
         .defer("account__credentials")
@@ -288,7 +302,7 @@ def _ending(*, now: datetime) -> Iterator[Trouble]:
         yield replace(
             _of(i, Kind.STUCK, Severity.CRITICAL, f"A machine of {i.deployment.name} cannot be {verb}",
                 f"{why} It goes on billing until then. It was asked for {i.end_tries or 1} times.", i.state_since),
-            cause=f"ending:{i.pk}",
+            cause=Cause.ENDING.of(i.pk),
         )  # fmt: skip
 
 
@@ -323,9 +337,12 @@ def _key_trouble(account: ProviderAccount, told: Mapping[str, Notice]) -> Troubl
     ):
         notice = told.get(f"{prefix}:{account.pk}")
         if notice is not None:
-            guess = "The key was revoked, has run out, or is another team's. Give the account a new one."
+            guess = (
+                "The key was revoked, has run out, or is another team's. Nothing is rented there, and what runs goes on "
+                "accruing unverified. Give the account a new one."
+            )
             return Trouble(
-                f"key:{account.pk}", Kind.KEY, Severity.CRITICAL, title, guess, notice.raised_at,
+                Cause.KEY.of(account.pk), Kind.KEY, Severity.CRITICAL, title, guess, notice.raised_at,
                 account=account.pk,
             )  # fmt: skip
     return None
@@ -347,7 +364,13 @@ def _provider_trouble(
 
 def _outage(account: ProviderAccount, title: str, guess: str, since: datetime) -> Trouble:
     return Trouble(
-        f"provider:{account.pk}", Kind.PROVIDER, Severity.CRITICAL, title, guess, since, account=account.pk
+        Cause.PROVIDER.of(account.pk),
+        Kind.PROVIDER,
+        Severity.CRITICAL,
+        title,
+        guess,
+        since,
+        account=account.pk,
     )
 
 
@@ -381,7 +404,7 @@ def _linger(
     down = {i.deployment_id for i in missing}
     for cause, known in standing.items():
         kind, _, account = cause.partition(":")
-        if kind != "provider" or UUID(account) in roots or not known.touched & down:
+        if kind != Cause.PROVIDER or UUID(account) in roots or not known.touched & down:
             continue
         if known.clear_since is None or now - known.clear_since < LINGER:
             roots[UUID(account)] = Trouble(
@@ -441,10 +464,10 @@ def _orphans() -> Iterator[Trouble]:
         title = f"{count} machine{'s' if count > 1 else ''} at {account.name} that nobody asked for"
         guess = (
             f"Under our label and unknown here: {', '.join(i.label for i in some[:5])}. A restored database, another "
-            "panel with this one's name, or a create whose answer was lost. Adopt or end them on the radar."
+            "panel with this one's name, or a create whose answer was lost. Adopt them on the radar, or they are ended."
         )
         yield Trouble(
-            f"orphan:{account.pk}", Kind.ORPHAN, Severity.CRITICAL, title, guess, min(i.created_at for i in some),
+            Cause.ORPHAN.of(account.pk), Kind.ORPHAN, Severity.CRITICAL, title, guess, min(i.created_at for i in some),
             account=account.pk, touches=tuple(Touched(i.deployment_id, i.pk) for i in some),
         )  # fmt: skip
 
@@ -453,12 +476,12 @@ def _budget(standing: Mapping[str, Standing], *, now: datetime) -> Iterator[Trou
     """The money is gone or all but gone, or what it stopped still stands still."""
     verdict = budgets.verdict(now=now)
     warned = not verdict.stop and "only warns" in verdict.reason
-    stopped = Deployment.objects.filter(desired=Desired.STOPPED, desired_reason__contains="budget")
+    stopped = Deployment.objects.filter(desired=Desired.STOPPED, desired_reason__contains=BUDGET_WORD)
     touched = tuple(Touched(pk, None) for pk in stopped.order_by("pk").values_list("pk", flat=True)[:ROWS])
     if not (verdict.stop or warned or touched):
         return
-    known = standing.get("budget")
+    known = standing.get(Cause.BUDGET)
     title = "The budget is spent" if warned else "The budget stopped what ran"
     guess = verdict.reason if verdict.stop or warned or known is None else known.guess
     severity = Severity.WARNING if warned else Severity.CRITICAL
-    yield Trouble("budget", Kind.BUDGET, severity, title, guess, now, touches=touched)
+    yield Trouble(Cause.BUDGET, Kind.BUDGET, severity, title, guess, now, touches=touched)

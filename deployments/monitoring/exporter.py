@@ -23,9 +23,10 @@ from prometheus_client.registry import Collector
 
 from billing import budgets, ledger
 from deployments.lifecycle import MAY_EXIST, Desired, State
-from deployments.models import Breaker, Deployment, Heartbeat, Instance, ProviderAccount
+from deployments.models import Breaker, Deployment, Drill, Heartbeat, Instance, ProviderAccount
+from deployments.models.drill import DETECTION_GOAL
 from panel import health
-from panel.notices.notify import open_notices
+from panel.notices.notify import shown_notices
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +162,39 @@ def _deployments(now: datetime) -> Families:
     )
 
 
+def _drills(now: datetime) -> Families:
+    """The last drill of each deployment that killed something and is over; ended deployments are not told."""
+    labels = ["deployment"]
+    spans = [
+        GaugeMetricFamily(f"regia_drill_{name}_seconds", words, labels=labels)
+        for name, words in (
+            ("detection", "Of the last drill: from the kill until it left Ready."),
+            ("relaunch", "Of the last drill: from the kill until a replacement was asked for."),
+            ("ready", "Of the last drill: from the kill until it was Ready again."),
+        )
+    ]
+    well = GaugeMetricFamily("regia_drill_ok", "1: the last drill ended with Ready.", labels=labels)
+    age = GaugeMetricFamily("regia_drill_age_seconds", "Since the last drill was over.", labels=labels)
+    over = Drill.objects.filter(killed_at__isnull=False, over_at__isnull=False)
+    later = over.filter(deployment=OuterRef("deployment"), asked_at__gt=OuterRef("asked_at"))
+    last = over.filter(~Exists(later)).exclude(deployment__desired=Desired.TERMINATED)
+    for drill in last.order_by("-asked_at")[:MOST_DEPLOYMENTS]:
+        label = [str(drill.deployment_id)]
+        for metric, span in zip(spans, (drill.detection, drill.relaunch, drill.outage), strict=True):
+            if span is not None:
+                metric.add_metric(label, span.total_seconds())
+        well.add_metric(label, drill.outcome == Drill.Outcome.READY)
+        if drill.over_at:
+            age.add_metric(label, health.age_of(drill.over_at, now=now))
+    goal = DETECTION_GOAL.total_seconds()
+    yield from (
+        *spans,
+        well,
+        age,
+        _gauge("regia_drill_detection_goal_seconds", "To be detected within.", goal),
+    )
+
+
 # -- providers -------------------------------------------------------------------------------------------
 
 
@@ -207,11 +241,11 @@ def _money(now: datetime) -> Families:
 
 def _notices(now: datetime) -> Families:
     found = GaugeMetricFamily("regia_notices_open", "Notices that are not cleared.", labels=["severity"])
-    rows = open_notices().order_by().values_list("severity").annotate(n=Count("pk"))
+    rows = shown_notices().order_by().values_list("severity").annotate(n=Count("pk"))
     counts = dict(rows)
     for severity in ("info", "warning", "critical"):
         found.add_metric([severity], counts.get(severity, 0))
     yield found
 
 
-_SECTIONS = (_loops, _machines, _deployments, _accounts, _money, _notices)
+_SECTIONS = (_loops, _machines, _deployments, _drills, _accounts, _money, _notices)

@@ -22,6 +22,15 @@ def of_down(i: Instance) -> str:
     return _sentence(i.reason) and f"{_sentence(i.reason)}{said}"
 
 
+_WAIT = " It is not relaunched: "
+
+
+def with_wait(guess: str, why: str) -> str:
+    """The guess, and why nothing replaces the machine; a guess that says so already says it once."""
+    guess = guess.partition(_WAIT)[0]
+    return f"{guess}{_WAIT}{why}"[:500] if why else guess
+
+
 _SIGNS = (
     ("refused", "Nothing listens at its address: the engine or the machine's door has ended."),
     ("no answer within", "It accepts or loses requests without an answer: the engine hangs, or its network is gone."),

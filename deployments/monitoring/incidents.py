@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 
 from deployments.models import Heartbeat, Incident, IncidentEntry
-from deployments.monitoring import causes, figures, measured
+from deployments.monitoring import causes, figures, measured, telling
 from deployments.monitoring.causes import Standing, Trouble
 from panel.accounts.models import User
 from panel.audit import chain
@@ -59,6 +59,7 @@ def watch(*, now: datetime) -> None:
     for trouble in troubles.values():
         with _apart(trouble.cause):
             _take_in(trouble, standing.get(trouble.cause), now=now)
+    telling.take_notices(troubles, now=now)
     judged = Incident.objects.standing().exclude(cause__in=troubles)
     if not measures:
         judged = judged.exclude(kind__in=measured.KINDS)
@@ -169,6 +170,10 @@ def _touch(incident: Incident, trouble: Trouble, known: Collection[UUID], *, now
     # In the deployments' order, as everybody who holds several of them, and only some in one transaction.
     for some in batched(rows, 100):
         IncidentEntry.objects.bulk_create(some, ignore_conflicts=True)
+    if fresh:
+        # The rules of single deployments hear of an outage too that takes theirs down.
+        touched = sorted({str(pk) for pk in (*known, *(t.deployment for t in fresh))})
+        open_notices().filter(key=incident.notice_key).update(touches=touched)
 
 
 def _follow(incident: Incident, trouble: Trouble, *, now: datetime) -> None:
@@ -187,7 +192,7 @@ def _follow(incident: Incident, trouble: Trouble, *, now: datetime) -> None:
         Incident.objects.standing().filter(pk=incident.pk).update(**changed)
         for name, value in changed.items():
             setattr(incident, name, value)
-        if changed.keys() & {"severity", "title"} and incident.is_open:
+        if changed.keys() & {"severity", "title", "guess"} and incident.is_open:
             _tell(incident, now=now)
 
 
@@ -200,6 +205,7 @@ def _merge(incident: Incident, deployments: Sequence[UUID], *, now: datetime) ->
             if Incident.objects.standing().filter(pk=part.pk).update(**over):
                 _note(part, Entry.MERGED, at=now, text=f"Part of #{incident.pk}: {incident.title}")
                 clear_notice(part.notice_key, now=now)
+                notify.hand_over(part.notice_key, incident.notice_key)
 
 
 def _settle(incident: Incident, *, now: datetime) -> None:
@@ -224,6 +230,8 @@ def _settle(incident: Incident, *, now: datetime) -> None:
         if incident.is_open:
             _note(incident, Entry.CLOSED, at=now, text="Its cause is gone.")
         clear_notice(incident.notice_key, now=now)
+        # What still stands is of another cause, and is raised again.
+        notify.clear_parts(incident.notice_key, now=now)
 
 
 def _tell(incident: Incident, *, now: datetime) -> None:

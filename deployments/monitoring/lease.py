@@ -29,7 +29,7 @@ from deployments import services
 from deployments.certificates import request_options
 from deployments.endpoints import check_url
 from deployments.lifecycle import SERVING, STARTING, State
-from deployments.models import Deployment, Event, Instance, KeyStep
+from deployments.models import Cause, Deployment, Event, Instance, KeyStep
 from deployments.monitoring.connection import TROUBLE, Target, ask_all, target_of, trouble
 from panel.notices.models import Notice
 from panel.notices.notify import clear_notice, raise_notice
@@ -261,7 +261,7 @@ def _tell(i: Instance, detail: str, *, now: datetime) -> None:
     minutes = round(spent * i.lease_seconds / 60)
     raise_notice(
         _notice(i), severity, f"The lease of {i.deployment.name} is not renewed", now=now,
-        url=i.deployment.get_absolute_url(), subject=i.deployment.pk,
+        url=i.deployment.get_absolute_url(), subject=i.deployment.pk, cause=Cause.DEPLOYMENT.of(i.deployment.pk),
         detail=f"Its machine could not be told that it is wanted for {minutes} of {i.lease_seconds // 60} minutes: {detail}. "
         "At the end of it the machine stops answering and ends itself.",
     )  # fmt: skip

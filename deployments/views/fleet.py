@@ -19,7 +19,7 @@ from deployments.models.deployment import DeploymentQuerySet
 from deployments.views import glance, metrics, reads
 from panel.accounts.access import requires
 from panel.accounts.models import User
-from panel.notices.notify import open_notices
+from panel.notices.notify import shown_notices
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
 
@@ -39,7 +39,7 @@ def overview(request: SignedInRequest) -> HttpResponse:
         "rows": rows,
         "costs": _costs(request.user, rows, now=now),
         "counts": counts,
-        "notices": list(open_notices()[:5]),
+        "notices": list(shown_notices()[:5]),
         "events": list(Event.objects.select_related("deployment").order_by("-at")[:8]),
         **_money(request.user, now=now),
         "sparks": glance.rows(rows, now=now),

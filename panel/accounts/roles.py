@@ -50,6 +50,10 @@ _ADMINISTER = [
     "audit.view_auditevent",
     "notices.view_notice",
     "alerts.manage_channel",
+    "alerts.view_channel",
+    "alerts.view_delivery",
+    "alerts.view_rule",
+    "alerts.view_window",
 ]
 ROLES: dict[str, list[str]] = {VIEWER: _VIEW, OPERATOR: _OPERATE, ADMINISTRATOR: _ADMINISTER}
 

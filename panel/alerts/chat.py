@@ -1,28 +1,21 @@
-"""Chat services, through Apprise in a process of its own.
+"""Chat services, through Apprise in a process of its own (`chat_processes`).
 
-Apprise opens its connections itself and takes 30 MB: in a child of its own every connection can be guarded,
+Apprise opens its connections itself and takes 80 MB: in a child of its own every connection can be guarded,
 no proxy or file of this machine is used, and one that hangs is ended.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from django.conf import settings
 
-from panel.alerts import message
+from panel.alerts import chat_processes, message
 from panel.alerts.failure import Undelivered
 from panel.alerts.models import Channel, Delivery
 
-TIMEOUT = 30.0
-"""Seconds for the child, of which it takes one to start."""
 HOSTED = frozenset(
     {"discord", "feishu", "flock", "gchat", "guilded", "lark", "opsgenie", "pagerduty", "pover", "slack", "tgram",
      "twist", "webex", "workflows", "zulip"}
@@ -51,7 +44,7 @@ def check_address(url: str, *, private: bool) -> str:
         raise BadAddress("This is none of the chat services: " + ", ".join(sorted(HOSTED | OWN_HOST)) + ".")
     if bad := sorted(keys & _NEVER):
         raise BadAddress(f"The parameter {bad[0]} is not allowed here.")
-    answer = _child({"url": url, "only": "check", "private": private})
+    answer = _ask({"url": url, "only": "check", "private": private})
     if not answer.get("ok"):
         raise BadAddress(
             "Apprise does not understand this address: look at its documentation of the service."
@@ -63,7 +56,7 @@ def check_address(url: str, *, private: bool) -> str:
 def send(channel: Channel, delivery: Delivery, *, now: datetime) -> None:
     """Post it in the room. Raises Undelivered."""
     values = delivery.message
-    answer = _child(
+    answer = _ask(
         {
             "url": channel.address,
             "title": message.subject_of(values),
@@ -82,19 +75,8 @@ def send(channel: Channel, delivery: Delivery, *, now: datetime) -> None:
 _TYPES = {"resolved": "success", "test": "info", "critical": "failure", "warning": "warning"}
 
 
-def _child(order: dict[str, Any]) -> dict[str, Any]:
-    """What the child answers. The order goes through its input: an argument could be read by others."""
-    with tempfile.TemporaryDirectory(prefix="regia-chat-") as home:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "panel.alerts.chat_child"], cwd=settings.BASE_DIR, timeout=TIMEOUT,
-                input=json.dumps(order), capture_output=True, text=True, check=False,
-                env={"PATH": os.environ.get("PATH", ""), "HOME": home, "PYTHONDONTWRITEBYTECODE": "1"},
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return {"ok": False, "why": f"The service did not answer within {TIMEOUT:.0f} s."}
+def _ask(order: dict[str, Any]) -> dict[str, Any]:
     try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        return {"ok": False, "why": "Apprise failed."}
-    return answer if isinstance(answer, dict) else {"ok": False, "why": "Apprise failed."}
+        return chat_processes.ask(order)
+    except chat_processes.Failed as e:
+        return {"ok": False, "why": str(e)}

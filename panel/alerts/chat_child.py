@@ -1,7 +1,8 @@
-"""`python -m panel.alerts.chat_child`: sends one message by Apprise, an order on stdin, the answer on stdout.
+"""`python -m panel.alerts.chat_child`: sends messages by Apprise, an order a line on stdin, an answer a line on stdout.
 
 Every connection of this process is judged by the address it really goes to, so neither a name that leads into
-a private network nor a redirect gets anywhere. Django is not needed here.
+a private network nor a redirect gets anywhere. It ends with its input: when whoever started it is done, or dead.
+Django is not needed here.
 """
 
 from __future__ import annotations
@@ -19,42 +20,51 @@ _STATUS = re.compile(r"error=(\d{3})")
 
 
 def main() -> None:
-    order = json.load(sys.stdin)
-    refused = guard(private=bool(order["private"]))
-    # Apprise and what it imports may print; our answer must stand alone.
+    # Apprise and what it imports may print; our answers must stand alone.
     out, sys.stdout = sys.stdout, sys.stderr
-    json.dump(answer(order, refused), out)
+    guard = Guard()
+    guard.stand()
+    said = _Listener()
+    logging.getLogger("apprise").addHandler(said)
+    while line := sys.stdin.readline():
+        order = json.loads(line)
+        # Nothing of an order is left for the next.
+        guard.private, guard.refused = bool(order["private"]), False
+        said.texts.clear()
+        print(json.dumps(answer(order, guard, said)), file=out, flush=True)
 
 
-def guard(*, private: bool) -> list[str]:
-    """Let this process connect only to where it may; what was refused is noted in the list."""
-    refused: list[str] = []
-    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+class Guard:
+    """Lets this process connect only to where it may; `refused`: it wanted to go elsewhere."""
 
-    def judge(self: socket.socket, address: Any) -> None:
-        inet = self.family in (socket.AF_INET, socket.AF_INET6)
-        if not (inet and is_allowed(str(address[0]), loopback=private, private=private)):
-            refused.append(str(self.family))
+    def __init__(self) -> None:
+        self.private = False
+        self.refused = False
+
+    def stand(self) -> None:
+        connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+        def guarded(sock: socket.socket, address: Any) -> None:
+            self._judge(sock, address)
+            return connect(sock, address)
+
+        def guarded_ex(sock: socket.socket, address: Any) -> int:
+            self._judge(sock, address)
+            return connect_ex(sock, address)
+
+        socket.socket.connect = guarded  # type: ignore[assignment,method-assign]
+        socket.socket.connect_ex = guarded_ex  # type: ignore[assignment,method-assign]
+
+    def _judge(self, sock: socket.socket, address: Any) -> None:
+        inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if not (inet and is_allowed(str(address[0]), loopback=self.private, private=self.private)):
+            self.refused = True
             raise Refused("Its name leads into a private network, so nothing is sent there.")
 
-    def guarded(self: socket.socket, address: Any) -> None:
-        judge(self, address)
-        return connect(self, address)
 
-    def guarded_ex(self: socket.socket, address: Any) -> int:
-        judge(self, address)
-        return connect_ex(self, address)
-
-    socket.socket.connect = guarded  # type: ignore[assignment,method-assign]
-    socket.socket.connect_ex = guarded_ex  # type: ignore[assignment,method-assign]
-    return refused
-
-
-def answer(order: dict[str, Any], refused: list[str]) -> dict[str, Any]:
+def answer(order: dict[str, Any], guard: Guard, said: _Listener) -> dict[str, Any]:
     import apprise
 
-    said: list[str] = []
-    logging.getLogger("apprise").addHandler(_Listener(said))
     asset = apprise.AppriseAsset(
         storage_mode=apprise.PersistentStoreMode.MEMORY, secure_logging=True, http_redirects=False
     )
@@ -70,23 +80,23 @@ def answer(order: dict[str, Any], refused: list[str]) -> dict[str, Any]:
         done = False
     if done:
         return {"ok": True, "service": name}
-    status = next((int(found[1]) for text in reversed(said) if (found := _STATUS.search(text))), 0)
-    return {"ok": False, "status": status, "why": _why(name, status, refused)}
+    status = next((int(found[1]) for text in reversed(said.texts) if (found := _STATUS.search(text))), 0)
+    return {"ok": False, "status": status, "why": _why(name, status, refused=guard.refused)}
 
 
-def _why(name: str, status: int, refused: list[str]) -> str:
+def _why(name: str, status: int, *, refused: bool) -> str:
     if refused:
         return "Its name leads into a private network, so nothing is sent there."
     return f"{name} answered {status}." if status else f"{name} was not reached, or did not take it."
 
 
 class _Listener(logging.Handler):
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said = said
+        self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.texts.append(record.getMessage())
 
 
 if __name__ == "__main__":

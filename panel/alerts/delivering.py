@@ -21,6 +21,7 @@ from panel.alerts.failure import Undelivered
 from panel.alerts.models import Channel, Delivery, Window
 from panel.alerts.routing import route
 from panel.celery import app
+from panel.notices import notify
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +144,10 @@ def _backoff(tries: int) -> timedelta:
 
 
 def purge(*, now: datetime) -> int:
-    """Delete messages and windows that are older than 90 days, in slices; how many rows."""
-    return _slices(Delivery.objects.filter(created_at__lt=now - KEPT)) + _slices(
-        Window.objects.filter(ends_at__lt=now - KEPT)
-    )
+    """Delete messages and windows of 90 days ago and notices that were cleared a year ago; how many rows."""
+    messages = _slices(Delivery.objects.filter(created_at__lt=now - KEPT))
+    windows = _slices(Window.objects.filter(ends_at__lt=now - KEPT))
+    return messages + windows + notify.purge(now=now)
 
 
 def _slices(old: QuerySet[Delivery] | QuerySet[Window]) -> int:

@@ -42,7 +42,7 @@ class Channel(models.Model):
     lease_until = models.DateTimeField(null=True)
 
     class Meta:
-        default_permissions = ()
+        default_permissions = ("view",)
         permissions = [("manage_channel", "Can change who is alerted and see what was sent")]
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Rule(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
-        default_permissions = ()
+        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return self.name
@@ -96,7 +96,7 @@ class Window(models.Model):
     created_by = models.CharField(max_length=40, help_text="who, as the audit names them")
 
     class Meta:
-        default_permissions = ()
+        default_permissions = ("view",)
         indexes = [models.Index(fields=["ends_at"], name="alerts_window_ends")]
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class Delivery(models.Model):
     error = models.CharField(max_length=300, blank=True)
 
     class Meta:
-        default_permissions = ()
+        default_permissions = ("view",)
         constraints = [
             # Whoever routes a notice how often: a channel is told of each turn of it once.
             models.UniqueConstraint(
@@ -159,7 +159,8 @@ class Delivery(models.Model):
 
 def about(subjects: list[str], notice: Notice) -> bool:
     """Whether the notice is about one of the deployments; none named: whether or not it is about any."""
-    return not subjects or (notice.subject is not None and str(notice.subject) in subjects)
+    touched = {*notice.touches, *([str(notice.subject)] if notice.subject else [])}
+    return not subjects or not touched.isdisjoint(subjects)
 
 
 def within(at: time, start: time, end: time) -> bool:

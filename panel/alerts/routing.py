@@ -17,6 +17,7 @@ from panel.alerts import message
 from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.alerts.rules import Plan, Route, Told, plan
 from panel.notices.models import Notice
+from panel.notices.notify import is_waiting
 
 AT_ONCE = 500
 """Notices in one round; the rest comes with the next."""
@@ -24,7 +25,8 @@ AT_ONCE = 500
 
 def route(*, now: datetime) -> int:
     """Write the messages that are due now; how many. No rule: nothing is told, and the notices are done with."""
-    notices = list(Notice.objects.filter(settled_at=None).order_by("raised_at")[:AT_ONCE])
+    unsettled = Notice.objects.filter(settled_at=None).exclude(is_waiting(now=now))
+    notices = list(unsettled.order_by("raised_at")[:AT_ONCE])
     if not notices:
         return 0
     routes, windows, told = _routes(), _windows(now), _told(notices)

@@ -23,7 +23,7 @@ from panel.alerts.delivering import undelivered
 from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.audit import chain
 from panel.notices.models import Notice
-from panel.notices.notify import open_notices
+from panel.notices.notify import shown_notices
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -59,7 +59,7 @@ def alerts(request: SignedInRequest) -> HttpResponse:
 
 
 def _open(request: SignedInRequest, *, now: datetime) -> dict[str, Any]:
-    notices = sorted(open_notices()[:OPEN_ROWS], key=_pressing)
+    notices = sorted(shown_notices()[:OPEN_ROWS], key=_pressing)
     names = chain.names_of({n.acknowledged_by for n in notices if n.acknowledged_by})
     windows = list(Window.objects.filter(starts_at__lte=now, ends_at__gt=now).order_by("ends_at"))
     known = dict(forms.deployments())

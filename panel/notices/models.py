@@ -23,6 +23,10 @@ class Notice(models.Model):
     detail = models.TextField(blank=True)
     url = models.CharField(max_length=300, blank=True)
     subject = models.UUIDField(null=True, help_text="the deployment it is about, for the rules of alerts")
+    touches = models.JSONField(default=list, help_text="ids of deployments that it touches besides")
+    # One cause is told once: what an incident tells of stands here for the pages and the loops alone.
+    cause = models.CharField(max_length=120, blank=True, help_text="of the incident that is to tell it")
+    told_by = models.CharField(max_length=160, blank=True, help_text="the key of the notice that tells it")
     raised_at = models.DateTimeField(db_index=True)
     last_seen_at = models.DateTimeField()
     cleared_at = models.DateTimeField(null=True, blank=True)

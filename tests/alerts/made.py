@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,6 +58,8 @@ class Receiver:
     headers: dict[str, str] = field(default_factory=dict)
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    then: Callable[[], object] = lambda: None
+    """Done with what has come, before it is answered."""
 
     @property
     def ids(self) -> list[str]:
@@ -74,6 +76,7 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             made.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
             made.paths.append(self.path)
+            made.then()
             status = made.statuses.pop(0) if len(made.statuses) > 1 else made.statuses[0]
             self.send_response(status)
             for name, value in made.headers.items():

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+from contextlib import suppress
 from datetime import timedelta
+from queue import SimpleQueue
 
 import pytest
+from django.db import connections
 from django.utils import timezone
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from panel.alerts import delivering, webhook
-from panel.alerts.models import Channel, Delivery
+from panel.alerts.models import Channel, Delivery, Window
+from panel.notices import notify
+from panel.notices.models import Notice
 from panel.outbound import Refused
 from tests.alerts import made
 from tests.conftest import NOW
@@ -176,6 +183,43 @@ def test_killed_after_sending_it_is_sent_again_under_the_same_id(receiver, clock
     assert Delivery.objects.get().tries == 2
 
 
+@pytest.mark.django_db(transaction=True)
+def test_its_process_is_killed_dead_between_sending_and_noting(receiver, clock, rung):
+    """A process of its own and a real SIGKILL, at the moment when the receiver has it and nobody has noted it."""
+    hook = made.channel(url=receiver.url)
+    made.rule(hook)
+    made.notice(now=clock())
+    delivering.tick(clock=clock)
+    started: SimpleQueue[int] = SimpleQueue()
+    receiver.then = lambda: os.kill(started.get(timeout=10), signal.SIGKILL)
+    connections.close_all()
+    pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            send(hook, clock)
+        os._exit(0)
+    started.put(pid)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    receiver.then = lambda: None
+    delivery = Delivery.objects.get()
+    assert (delivery.state, delivery.tries, len(receiver.got)) == ("waiting", 1, 1)
+    # The worker is started again. The dead one's claim runs out, the clock rings, and it is sent once more.
+    delivering.tick(clock=clock)
+    assert rung == [(delivering.SEND, (hook.pk,))], "not while the dead one may still be at it"
+    clock.forward(seconds=delivering.LEASE.seconds + 1)
+    delivering.tick(clock=clock)
+    assert rung == [(delivering.SEND, (hook.pk,))] * 2
+    assert send(hook, clock) == 1
+    (first, body), (second, again) = receiver.got
+    assert (first["webhook-id"], body) == (second["webhook-id"], again), (
+        "by which its receiver drops the repeat"
+    )
+    assert Webhook(made.KEY).verify(again, second)
+    delivering.tick(clock=clock)
+    assert send(hook, clock) == 0
+    assert Delivery.objects.get().state == "sent"
+
+
 def test_two_tasks_do_not_send_for_one_channel_at_once(receiver, clock):
     hook = made.channel(url=receiver.url)
     made.waiting(hook, now=clock())
@@ -285,5 +329,12 @@ def test_old_messages_are_purged_and_others_are_not():
     hook = made.channel()
     made.waiting(hook, now=NOW - delivering.KEPT - timedelta(seconds=1))
     kept = made.waiting(hook, now=NOW - delivering.KEPT + timedelta(seconds=1))
-    assert delivering.purge(now=NOW) == 1
+    Window.objects.create(
+        starts_at=NOW - timedelta(days=100), ends_at=NOW - timedelta(days=91), reason="over", created_by="x"
+    )
+    made.notice(now=NOW - timedelta(days=400))
+    notify.clear_notice("k", now=NOW - timedelta(days=366))
+    assert delivering.purge(now=NOW) == 3
     assert list(Delivery.objects.all()) == [kept]
+    assert not Window.objects.exists()
+    assert not Notice.objects.exists()

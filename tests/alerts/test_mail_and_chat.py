@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import socketserver
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from django.core.mail import EmailMessage
 
 from panel.accounts.models import User
-from panel.alerts import chat, delivering, mail
+from panel.alerts import chat, chat_processes, delivering, mail
 from panel.alerts.failure import Undelivered
 from panel.alerts.models import Delivery
 from tests import factories
@@ -119,7 +121,7 @@ def test_a_real_mail_server_takes_it_or_says_why_not(settings):
         server.shutdown()
 
 
-# -- chat: each starts a process that takes a second ---------------------------------------------------
+# -- chat: starting its process takes a second ---------------------------------------------------------
 
 
 def room(receiver: made.Receiver):
@@ -158,6 +160,37 @@ def test_neither_a_private_room_nor_a_redirect_is_followed(settings):
     assert "private network" in Delivery.objects.get().error
     assert str(failed.value) == "Mattermost answered 307."
     assert "a-token" not in Delivery.objects.get().error + str(failed.value)
+
+
+def test_one_process_sends_many_messages_and_is_ended_when_it_has_none(settings):
+    settings.ALERTS_ALLOW_PRIVATE = True
+    with made.receiver() as receiver:
+        receiver.statuses = [200]
+        channel = room(receiver)
+        delivery = made.waiting(channel)
+        chat.send(channel, delivery, now=NOW)
+        (child,) = chat_processes._idle
+        chat.send(channel, delivery, now=NOW)
+        assert chat_processes._idle == [child], "the same sends the next"
+        command = Path(f"/proc/{child.process.pid}/cmdline").read_bytes()
+        surroundings = Path(f"/proc/{child.process.pid}/environ").read_bytes()
+        assert b"a-token" not in command + surroundings
+        assert b"REGIA" not in surroundings
+        chat_processes.end_idle(since=chat_processes.KEPT)
+        assert child.process.poll() is None, "its minute is not over"
+        # One that died is replaced, and one that hangs is ended: neither costs the next message.
+        child.process.kill()
+        child.process.wait()
+        chat.send(channel, delivery, now=NOW)
+    assert len(receiver.got) == 3
+    (second,) = chat_processes._idle
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat_processes, "TIMEOUT", 0.05)
+        second.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(Undelivered, match="did not answer within"):
+            chat.send(channel, delivery, now=NOW)
+    assert (chat_processes._idle, second.process.poll()) == ([], -signal.SIGKILL)
+    assert not Path(second.home).exists()
 
 
 def test_an_address_is_understood_before_it_is_stored():

@@ -7,6 +7,8 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -306,3 +308,30 @@ def test_pages_that_are_not_there(client, boss):
         assert client.get(ALERTS + path).status_code == 404, path
     hook = made.channel()
     assert client.get(f"{ALERTS}channels/{hook.pk}/explode/").status_code == 404
+
+
+def test_the_admin_site_shows_who_is_alerted_without_its_secrets_and_changes_nothing(client, boss):
+    ada = factories.user("operator", email="ada@example.com")
+    hook = made.channel(url=SECRET_URL, old_signing_key="whsec_b2xk")
+    hook.people.set([ada])
+    rule, sent = made.rule(hook), made.waiting(hook)
+    window = Window.objects.create(
+        starts_at=made.NOW, ends_at=made.NOW, reason="A new rack", created_by="someone-7"
+    )
+    for row, seen in (
+        (hook, "alerts.example.com"),
+        (rule, "hook"),
+        (sent, "chat is down"),
+        (window, "A new rack"),
+    ):
+        name = f"admin:alerts_{row._meta.model_name}"
+        with CaptureQueriesContext(connection) as asked:
+            pages = [
+                client.get(reverse(f"{name}_changelist")).text,
+                client.get(reverse(f"{name}_change", args=[row.pk])).text,
+            ]
+        assert seen in pages[1]
+        for text in (*pages, *(q["sql"] for q in asked.captured_queries)):
+            for secret in ("7f3a-secret", made.KEY, "whsec_b2xk", "signing_key", '"address"', "someone-7"):
+                assert secret not in text
+        assert client.post(reverse(f"{name}_change", args=[row.pk]), {"name": "x"}).status_code == 403

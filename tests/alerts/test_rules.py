@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime, time, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panel.alerts.models import Rule, Window
@@ -178,6 +178,7 @@ _RULES = st.lists(
 )  # fmt: skip
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     _RULES,
     st.lists(st.tuples(st.integers(0, 300), st.sampled_from(["worse", "ack", "clear", "look"])), max_size=12),

@@ -19,7 +19,7 @@ from django.utils import timezone
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from deployments.models import Breaker, Deployment, Heartbeat, Instance, ProviderAccount
+from deployments.models import Breaker, Deployment, Drill, Heartbeat, Instance, ProviderAccount
 from deployments.monitoring import exporter
 from panel import health
 from tests.browser import scene
@@ -39,7 +39,21 @@ def made():
         lease_expires_at=timezone.now() + timedelta(minutes=90), lease_seconds=7200
     )
     ProviderAccount.objects.filter(pk=made.account.pk).update(balance_usd="12.5", listed_at=timezone.now())
+    drill(made, at=timezone.now() - timedelta(days=2), seconds=40)
     return made
+
+
+def drill(made, *, at, seconds, **values) -> Drill:
+    """Killed a second after it was asked for, detected after so many, relaunched and Ready again."""
+    killed = at + timedelta(seconds=1)
+    moments = {
+        name: killed + timedelta(seconds=s)
+        for name, s in (("detected_at", seconds), ("relaunched_at", 70), ("ready_at", 250), ("over_at", 255))
+    }
+    return Drill.objects.create(
+        **{"deployment": made.ready, "instance": made.ready.instances.first(), "actor": "someone", "asked_at": at,
+           "killed_at": killed, "outcome": "ready", **moments, **values}
+    )  # fmt: skip
 
 
 def ask(client, token=None, **headers):
@@ -151,6 +165,32 @@ def test_it_tells_what_the_rows_say(client, made):
 def test_only_what_is_to_run_is_told_one_by_one(client, made):
     Deployment.objects.filter(pk=made.ready.pk).update(desired="stopped")
     assert value(client, "regia_deployment_up", deployment=str(made.ready.pk)) is None
+
+
+def test_of_the_last_drill_it_tells_what_came_of_it(client, made):
+    of = {"deployment": str(made.ready.pk)}
+    assert value(client, "regia_drill_detection_seconds", **of) == 40
+    assert value(client, "regia_drill_detection_goal_seconds") == 30
+    drill(made, at=timezone.now() - timedelta(hours=1), seconds=6)
+    told = {
+        name: value(client, f"regia_drill_{name}_seconds", **of)
+        for name in ("detection", "relaunch", "ready")
+    }
+    assert told == {"detection": 6, "relaunch": 70, "ready": 250}
+    # One that nothing was killed in says nothing; one that is under way not yet; one that failed does.
+    drill(made, at=timezone.now() - timedelta(minutes=30), seconds=9, killed_at=None, outcome="aborted")
+    drill(made, at=timezone.now() - timedelta(minutes=20), seconds=9, over_at=None, outcome="")
+    assert (value(client, "regia_drill_detection_seconds", **of), value(client, "regia_drill_ok", **of)) == (
+        6,
+        1,
+    )
+    drill(made, at=timezone.now() - timedelta(minutes=10), seconds=9, ready_at=None, outcome="failed")
+    assert (value(client, "regia_drill_ready_seconds", **of), value(client, "regia_drill_ok", **of)) == (
+        None,
+        0,
+    )
+    Deployment.objects.filter(pk=made.ready.pk).update(desired="terminated")
+    assert value(client, "regia_drill_ok", **of) is None
 
 
 def test_failures_are_counted_by_rows_and_so_by_every_process(client, made):

@@ -10,19 +10,26 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
 
 from deployments.certificates import Pin
+from deployments.models import Incident, Instance, Monitor, Sample
+from deployments.monitoring import incidents, samples, scrape
 from tests import vllm_venv
+from tests.conftest import NOW
 from tests.image import doors
 from tests.image.doors import LISTED, Answer, bearer, pinned, secured, soon
 from tests.image.running import KEY, Running, running, variables
+from tests.playground.rows import chatting_deployment
 
 pytestmark = pytest.mark.vllm
 NAME = "tiny-qwen3"
@@ -30,6 +37,9 @@ CONTEXT = 1024
 LONG = 900
 """Tokens; they take seconds."""
 LOADING_SECONDS = 600
+BLOCKS = 12
+"""Of its KV cache, of 128 tokens each: enough for one long answer, and not for many."""
+SATURATED_SECONDS = 300
 METRICS = (
     "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:prompt_tokens_total",
     "vllm:generation_tokens_total", "vllm:request_success_total", "vllm:time_to_first_token_seconds_bucket",
@@ -122,7 +132,9 @@ def machine(folder: Path, model: Path) -> Iterator[Machine]:
         folder,
         **{
             "PATH": path, "REGIA_MODEL": str(model), "REGIA_SERVED_NAME": NAME, "REGIA_CONTEXT": str(CONTEXT),
-            "REGIA_EXTRA_ARGS": "--load-format dummy --dtype float32 --enforce-eager", "REGIA_ENGINE_COMMAND": "",
+            "REGIA_EXTRA_ARGS": "--load-format dummy --dtype float32 --enforce-eager --num-gpu-blocks-override "
+            + str(BLOCKS),
+            "REGIA_ENGINE_COMMAND": "",
             "REGIA_DRAIN_SECONDS": "30", "REGIA_DOOR": "tls", "VLLM_TARGET_DEVICE": "cpu",
             "VLLM_CPU_KVCACHE_SPACE": "1", **told,
         },
@@ -184,6 +196,94 @@ def test_it_lists_its_model_and_the_lease_is_taken(served: Machine) -> None:
 def test_the_metrics_that_the_panel_reads_come_through_the_door(served: Machine) -> None:
     text = served.ask("GET", "/metrics").body.decode()
     assert [name for name in METRICS if not re.search(rf"^{name}{{", text, re.MULTILINE)] == []
+
+
+# -- and the panel watches it -------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(served: Machine, db: None) -> Instance:
+    """Its row: Ready at its door, whose certificate it trusts."""
+    made = chatting_deployment(f"https://127.0.0.1:{served.running.port}", now=NOW, key=KEY).instances.get()
+    as_known = UUID(served.pin.name.partition(".")[0])
+    Instance.objects.filter(pk=made.pk).update(id=as_known, tls_certificate=served.pin.certificate)
+    found = Instance.objects.select_related("deployment").get(pk=as_known)
+    assert found.pin == served.pin
+    return found
+
+
+class Looks:
+    """The panel's rounds of the scrape and of the incidents, in steps of a clock that jumps."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def scrape(self) -> Sample:
+        """The newest sample, 15 seconds after the one before."""
+        self.now += scrape.INTERVAL
+        assert scrape.scrape_due(clock=lambda: self.now) == 1
+        monitor = Monitor.objects.get()
+        assert (monitor.scrape_failures, monitor.scrape_detail) == (0, "")
+        return Sample.objects.filter(resolution=samples.RAW).latest("bucket")
+
+    def kinds(self) -> list[str]:
+        """What stands, after another scrape and a look."""
+        self.scrape()
+        incidents.watch(now=self.now)
+        return [found.kind for found in Incident.objects.open()]
+
+
+def test_what_it_does_is_what_the_panel_scrapes(served: Machine, watched: Instance) -> None:
+    assert soon(lambda: not served.is_generating())
+    looks = Looks()
+    assert looks.scrape().running == 0
+    with served.stream(tokens=LONG) as answer:
+        next(answer), next(answer)
+        under_load = looks.scrape()
+        for _ in answer:
+            pass
+    assert soon(lambda: not served.is_generating())
+    after = looks.scrape()
+    assert (under_load.running, after.running) == (1, 0)
+    assert 0 < under_load.kv_use <= 1
+    written = (under_load.tokens_out_rate + after.tokens_out_rate) * scrape.INTERVAL.total_seconds()
+    assert written == pytest.approx(LONG, abs=1)
+    assert under_load.tokens_in_rate > 0
+    assert under_load.ttft_count == 1
+    assert 0 < under_load.ttft_p50 <= under_load.ttft_p95 <= under_load.ttft_p99
+    assert 0 < after.itl_p50 <= after.itl_p99
+    assert after.finished_length * scrape.INTERVAL.total_seconds() / 60 == pytest.approx(1)
+
+
+def test_more_than_its_cache_holds_is_an_incident_until_that_is_over(
+    served: Machine, watched: Instance
+) -> None:
+    assert soon(lambda: not served.is_generating())
+    looks, enough = Looks(), Event()
+
+    def ask_on() -> None:
+        while not enough.is_set():
+            with served.stream(tokens=LONG) as answer:
+                for _ in answer:
+                    if enough.is_set():
+                        return
+
+    with ThreadPoolExecutor(BLOCKS) as pool:
+        asked = [pool.submit(ask_on) for _ in range(BLOCKS)]
+        try:
+            assert soon(lambda: served.metric("vllm:num_requests_waiting") >= 1, seconds=SATURATED_SECONDS)
+            assert soon(lambda: "kv-full" in looks.kinds(), seconds=SATURATED_SECONDS), Sample.objects.last()
+        finally:
+            enough.set()
+        for one in asked:
+            one.result(timeout=60)
+    found = Incident.objects.get(kind="kv-full")
+    assert found.deployment_id == watched.deployment_id
+    assert "of its KV cache is in use" in found.guess
+    assert soon(lambda: not served.is_generating())
+    assert soon(lambda: "kv-full" not in looks.kinds(), seconds=60), (
+        "its five minutes and two, by the test's clock"
+    )
 
 
 def test_the_engines_own_refusals_come_through_the_door(served: Machine) -> None:
