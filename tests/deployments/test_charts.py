@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from django.apps import apps
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from deployments.lifecycle import State
-from deployments.models import Deployment, Event, Heartbeat, Instance
+from deployments.models import Deployment, Event, Heartbeat, Incident, Instance
 from deployments.monitoring import samples
 from deployments.views import boards, glance, markers, timerange
 from deployments.views.boards import CANARY_TTFT, REQUESTS, TTFT, UP, value
@@ -29,7 +28,10 @@ def row(seconds, **values):
 
 
 def grid(rows, *charts):
-    return boards.grid_of(rows, [s.key for chart in charts for s in chart.series], 15)
+    keys = [s.key for chart in charts for s in chart.series]
+    at = [int(moment.timestamp()) for moment, _ in rows]
+    columns = {key: [values.get(key) for _, values in rows] for key in keys}
+    return boards.grid_of(samples.Together(15, at, columns))
 
 
 def hour(now):
@@ -184,10 +186,10 @@ def test_several_buckets_of_several_machines_are_the_mean_of_their_sums(made, no
     Heartbeat.objects.filter(name__startswith="samples").delete()
     samples.roll_up(now)
     ids = [m.pk for m in machines]
-    step, told = samples.read_together(ids, {"running": "sum"}, begin, until, points=6, now=now)
-    assert step == 120
-    assert [values["running"] for _, values in told] == [1, 5, 9, 13, 17]
-    assert [int(at.timestamp()) for at, _ in told] == [int(begin.timestamp()) + 120 * n for n in range(5)]
+    told = samples.read_together(ids, {"running": "sum"}, begin, until, points=6, now=now)
+    assert told.step == 120
+    assert told.columns == {"running": [1, 5, 9, 13, 17]}
+    assert told.at == [int(begin.timestamp()) + 120 * n for n in range(5)]
     with pytest.raises(KeyError):
         samples.read_together([machines[0].pk], {"nonsense": "sum"}, begin, until)
     with pytest.raises(KeyError):
@@ -282,13 +284,8 @@ def test_overlapping_incidents_are_one_band_as_grave_as_the_gravest():
     assert found == [("critical", "0.00%", "20.00%"), ("warn", "50.00%", "50.00%")]
 
 
-@pytest.mark.skipif(
-    not any(m.__name__ == "Incident" for m in apps.get_app_config("deployments").get_models()),
-    reason="there are no incidents yet",
-)
 def test_an_incident_stands_for_the_state_that_it_is_about(made, now):
-    model = apps.get_model("deployments", "Incident")
-    incident = model.objects.create(
+    incident = Incident.objects.create(
         cause="x", kind="down", severity="critical", title="It is down", deployment=made.ready,
         opened_at=now - timedelta(minutes=38) + timedelta(seconds=20), over_at=now - timedelta(minutes=34),
     )  # fmt: skip

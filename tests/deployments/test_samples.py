@@ -169,7 +169,7 @@ def test_a_purge_of_much_goes_in_slices(monkeypatch) -> None:
     ("span", "step"),
     [
         (timedelta(hours=1), 15), (timedelta(hours=6), 15), (timedelta(hours=24), 60),
-        (timedelta(days=7), 360), (timedelta(days=30), 3600), (timedelta(days=365), 18000),
+        (timedelta(days=7), 360), (timedelta(days=30), 3600), (timedelta(days=365), 21600),
     ],
 )  # fmt: skip
 def test_a_range_never_has_more_buckets_than_asked_for(span: timedelta, step: int) -> None:
@@ -221,5 +221,5 @@ def test_many_instances_are_read_in_one_query(django_assert_num_queries) -> None
     i = machine()
     ids = [i.pk, *(attempt(i.deployment, "http://127.0.0.1:9", now=NOW).pk for _ in range(40))]
     samples.record_many((pk, NOW, {"running": 1}) for pk in ids)
-    with django_assert_num_queries(2):  # their numbers and their samples
+    with django_assert_num_queries(1):
         assert len(samples.read(ids, ["running"], NOW, NOW + SECOND, now=NOW)) == 41
