@@ -228,14 +228,14 @@ def read(
         start = f"s.bucket - s.bucket %% {width}"
         values, group = ", ".join(_mean(key, "s.") for key in keys), f" GROUP BY m.instance_id, {start}"
     columns = {*keys, *(WEIGHTS[k.split("_")[0]] for k in keys if METRICS[k].kind == "quantile")}
-    whose = {_adapted(pk): pk for pk in instance_ids}
+    whose = {_adapted(pk): (n, pk) for n, pk in enumerate(instance_ids)}
     found: list[tuple[Any, ...]] = []
     for some in batched(whose, _TOGETHER):
         rows = _rows(_places(some), columns, resolution, since, until)
         found += _asked(f"SELECT {start}, m.instance_id, {values} FROM {rows}{group}", some)  # noqa: S608 (our own names)
-    found.sort(key=lambda row: row[0])
+    found.sort(key=lambda row: (row[0], whose[row[1]][0]))
     return [
-        Point(datetime.fromtimestamp(row[0], UTC), whose[row[1]], dict(zip(keys, row[2:], strict=True)))
+        Point(datetime.fromtimestamp(row[0], UTC), whose[row[1]][1], dict(zip(keys, row[2:], strict=True)))
         for row in found
     ]
 
@@ -259,18 +259,17 @@ def read_together(
     if strange := folds.keys() - METRICS.keys():
         raise KeyError(f"There is no metric {min(strange)!r}.")
     across = {key: _FOLDS[fold] for key, fold in folds.items()}
-    if count is None:
-        if isinstance(machines, QuerySet):
-            raise ValueError("Of a QuerySet it must be told how many machines it has.")
-        count = len(machines)
+    known = None if isinstance(machines, QuerySet) else len(machines)
+    if known is None and count is None:
+        raise ValueError("Of a QuerySet it must be told how many machines it has.")
     resolution, width = _resolution_and_step(
-        since, until, instances=count, points=points, now=now or timezone.now(), folded=True
+        since, until, instances=known or count or 1, points=points, now=now or timezone.now(), folded=True
     )
     found: list[tuple[Any, ...]] = []
-    if folds and count and until > since:
+    if folds and known != 0 and until > since:
         whose, values = _chosen(machines)
         rows = _rows(whose, folds, resolution, since, until)
-        found = _asked(_folded(rows, across, resolution, width, alone=count == 1), values)
+        found = _asked(_folded(rows, across, resolution, width, alone=known == 1), values)
     at, *columns = zip(*found, strict=True) if found else ((), *((),) * len(folds))
     return Together(width, list(at), {key: list(column) for key, column in zip(folds, columns, strict=True)})
 

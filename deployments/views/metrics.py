@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -16,8 +16,9 @@ from django.utils import timezone
 
 from deployments.models import Deployment, Instance
 from deployments.models.instance import InstanceQuerySet
-from deployments.views import boards, markers, reads, timerange
+from deployments.views import boards, markers, reads, silence, timerange
 from deployments.views.frame import frame
+from deployments.views.silence import Silence
 from deployments.views.timerange import TimeRange
 from panel.accounts.access import requires
 from panel.ui import lines
@@ -42,6 +43,8 @@ class Board:
     charts: tuple[boards.Drawn, ...]
     marks: Sequence[markers.Marker]
     bands: Sequence[markers.Band]
+    silent: Silence | None = None
+    """Why no new figures come, on a deployment's own page."""
     presets: Sequence[str] = tuple(timerange.PRESETS)
 
     @property
@@ -74,7 +77,8 @@ def fleet_series(request: SignedInRequest) -> HttpResponse:
 def of_deployment(request: SignedInRequest, d: Deployment, *, picture: bool = True) -> Board:
     page, numbers = (reverse(name, args=[d.pk]) for name in ("deployment_metrics", "deployment_series"))
     machines = Instance.objects.filter(deployment=d)
-    return _board(request, machines, [d.pk], boards.DEPLOYMENT, page, numbers, picture=picture)
+    board = _board(request, machines, [d.pk], boards.DEPLOYMENT, page, numbers, picture=picture)
+    return replace(board, silent=silence.of(d.current, now=board.shown.now))
 
 
 def of_fleet(request: SignedInRequest, *, count: int | None = None, picture: bool = True) -> Board:
@@ -91,10 +95,10 @@ def _board(
 ) -> Board:  # fmt: skip
     shown, problem = timerange.read(request.GET.dict(), now=timezone.now())
     stood = machines.filter(Q(ended_at=None) | Q(ended_at__gt=shown.since), created_at__lt=shown.until)
-    count = stood.count() if count is None else count
     points = boards.PICTURE if picture else boards.POINTS
-    newest = stood.order_by("-created_at")[:MACHINES]
-    grid = boards.load(newest, charts, shown, points=points, count=min(count, MACHINES))
+    newest = stood.order_by("-created_at").values_list("pk", flat=True)[:MACHINES]
+    ids = list(newest) if count is None else newest
+    grid = boards.load(ids, charts, shown, points=points, count=count and min(count, MACHINES))
     drawn = tuple(boards.draw(chart, grid, shown, picture=picture) for chart in charts)
     marks = markers.of(deployments, shown)
     return Board(page, numbers, shown, problem, grid, drawn, marks, markers.bands(marks, shown))
@@ -104,6 +108,7 @@ def _numbers(request: SignedInRequest, board: Board) -> HttpResponse:
     html = {
         "board-bar": _part(request, "board_bar", board),
         "board-marks": _part(request, "board_marks", board),
+        "board-silence": _part(request, "board_silence", board),
     }
     for c in board.charts:
         html[f"legend-{c.chart.key}"] = _part(request, "chart_legend", board, c)
