@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('deployments', '0009_tags'),
+        ("deployments", "0009_tags"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='sample',
-            name='resolution',
-            field=models.PositiveSmallIntegerField(help_text='seconds in the bucket: 15, 60, 3600 or 21600'),
+            model_name="sample",
+            name="resolution",
+            field=models.PositiveSmallIntegerField(help_text="seconds in the bucket: 15, 60, 3600 or 21600"),
         ),
     ]
