@@ -14,9 +14,10 @@ price and its stop date is never stopped; what outlives its date, rises in price
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -38,7 +39,7 @@ from django.db.models.functions import Cast, Coalesce, Greatest
 
 from billing.models import Budget, PriceSegment, Reservation
 from billing.money import BadAmount, accrued, accrued_nano, dollars, from_nano, positive
-from billing.periods import Period, calendar_day, calendar_month, utc
+from billing.periods import DAY, Period, calendar_day, calendar_month, midnight, utc
 from billing.totals import RATE, Window, rows
 from panel.accounts.models import User
 from panel.audit import chain
@@ -96,6 +97,16 @@ class BudgetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """The budget's figures (None without a budget), what each day cost, USD, and what burns, USD per hour."""
+
+    budget: BudgetStatus | None
+    days: dict[date, Decimal]
+    """Those that cost something."""
+    burn: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """Whether a launch fits: what it needs to the period's end, and what is free (None: no budget), USD."""
 
@@ -138,6 +149,27 @@ def status(*, now: datetime) -> BudgetStatus | None:
     """The budget's figures; None without a budget."""
     now, budget = utc(now), current()
     return _status(budget, _books(budget, now=now), now=now) if budget else None
+
+
+def outlook(first: date, *, now: datetime) -> Outlook:
+    """`status` and the days from `first` on (UTC), from one reading of the ledger: for pages that show both."""
+    now, budget = utc(now), current()
+    period = _period(budget, now)
+    start = min(midnight(first), period.start)
+    window = Window.of(start, period.end, now)
+    days: defaultdict[date, int] = defaultdict(int)
+    burn = 0
+    for row in rows(window, by=("day",)):
+        if row.start is None:
+            days[row.key[0]] += row.nano
+            continue
+        burn += row.nano
+        for day, nano in window.unbooked(row, DAY):
+            days[day.date()] += nano
+    spent = sum(nano for day, nano in days.items() if day >= period.start.date())
+    books = _weigh(period, spent, burn, now=now) if budget else None
+    status = _status(budget, books, now=now) if budget and books else None
+    return Outlook(status, {day: from_nano(nano) for day, nano in days.items()}, from_nano(burn))
 
 
 def can_spend(usd_per_hour: Decimal, *, until: datetime | None, now: datetime) -> Admission:
@@ -274,6 +306,11 @@ def _books(
     for row in rows(window, merged=merged):
         spent += window.cost(row)
         burn += row.nano if row.start else 0
+    return _weigh(period, spent, burn, now=now, without=without)
+
+
+def _weigh(period: Period, spent: int, burn: int, *, now: datetime, without: Collection[UUID] = ()) -> _Books:
+    """What is held and may burn beside what is spent and burns, nano-dollars."""
     unreserved = burn - _open_rate(without)
     worst_burn = held = 0
     for until, given_back, rate, open_rate in _reserved(without):

@@ -125,6 +125,8 @@ class Problem:
     critical: bool = True
     url_name: str = ""
     """Where there is more to see."""
+    query: str = ""
+    """What follows that page's address."""
 
 
 Source = Callable[[datetime], list[Problem]]

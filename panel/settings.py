@@ -136,7 +136,6 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "panel.ui.context.shell",
                 "panel.health.header",
-                "panel.alerts.context.alerts",
             ],
         },
     },
@@ -222,6 +221,7 @@ CELERY_TIMEZONE = "UTC"
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
+    "panel.accounts.rights.Rights",
     "django.contrib.auth.backends.ModelBackend",
     "allauth.account.auth_backends.AuthenticationBackend",
 ]

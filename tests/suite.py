@@ -35,7 +35,7 @@ SQLITE_ALONE = [
         "command/test_supervisor.py", "deployments/test_decide.py", "deployments/test_offers_rank.py",
         "deployments/test_compare.py", "deployments/test_reprs.py", "deployments/test_views.py",
         "deployments/test_views_launch.py", "deployments/test_views_launch_offers.py",
-        "deployments/test_views_odd_input.py", "deployments/test_views_incidents.py", "deployments/test_logtext.py",
+        "deployments/test_views_odd_input.py", "deployments/test_views_incidents.py", "deployments/test_silence.py", "deployments/test_logtext.py",
         "deployments/test_metrics.py", "deployments/test_metrics_endpoint.py", "alerts/test_mail_and_chat.py",
         "alerts/test_pages.py", "alerts/test_rules.py", "deployments/test_emulated_matrix.py",
         "deployments/test_emulated_faults.py", "deployments/test_emulated_life.py", "deployments/test_state_machine.py",

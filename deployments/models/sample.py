@@ -38,7 +38,7 @@ class Sample(models.Model):
 
     pk = models.CompositePrimaryKey("monitor", "resolution", "bucket")
     monitor = models.ForeignKey(Monitor, on_delete=models.CASCADE, related_name="samples", db_index=False)
-    resolution = models.PositiveSmallIntegerField(help_text="seconds in the bucket: 15, 60 or 3600")
+    resolution = models.PositiveSmallIntegerField(help_text="seconds in the bucket: 15, 60, 3600 or 21600")
     # A number takes a sixth of the room that a time takes in SQLite, and there are millions.
     bucket = models.BigIntegerField(help_text="its begin, seconds since 1970, UTC")
 

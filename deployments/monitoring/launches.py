@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -59,10 +59,10 @@ def follow_due(*, clock: Callable[[], datetime]) -> int:
 
 def follow(mine: Sequence[Launch], read: Mapping[UUID, Read], *, now: datetime) -> None:
     """Write what the events and what was `read` of the logs (instance id -> lines) tell of them."""
-    moves = _moves([launch.pk for launch in mine])
+    taken = moves([launch.pk for launch in mine])
     for launch in mine:
         try:
-            _follow(launch, moves[launch.pk], read.get(launch.pk), now=now)
+            _follow(launch, taken[launch.pk], read.get(launch.pk), now=now)
         except Exception:
             # One odd log keeps no other launch from being followed.
             logger.exception("The launch of %s could not be followed", launch.instance_id)
@@ -74,17 +74,13 @@ def past_of(instance: Instance, *, now: datetime) -> list[Launch]:
         provider=instance.account.backend, tier=instance.quote.get("tier", ""), total__isnull=False,
         began_at__gt=now - SPAN,
     )  # fmt: skip
-    return list(alike.exclude(pk=instance.pk).defer("marks").order_by("-began_at")[:PAST])
+    seconds = ("model_key", *Phase, "total")
+    return list(alike.exclude(pk=instance.pk).only(*seconds).order_by("-began_at")[:PAST])
 
 
 def marks_of(launch: Launch | None) -> dict[str, datetime]:
     """The phases that its log told, and when each began."""
     return {p: datetime.fromisoformat(at) for p, at in launch.marks.items()} if launch else {}
-
-
-def way_of(launch: Launch | None, events: Iterable[Event]) -> Way | None:
-    """How far an attempt is, from its state events (oldest first) and what its log told."""
-    return way([(State(e.to_state), e.at) for e in events if e.to_state], marks_of(launch))
 
 
 # -- whose time has come -----------------------------------------------------------------------------------
@@ -119,7 +115,8 @@ def claim(*, now: datetime) -> list[Launch]:
     )
 
 
-def _moves(ids: Sequence[UUID]) -> dict[UUID, list[Move]]:
+def moves(ids: Sequence[UUID]) -> dict[UUID, list[Move]]:
+    """When each of these attempts took which state, oldest first."""
     found: dict[UUID, list[Move]] = defaultdict(list)
     events = Event.objects.filter(instance__in=ids, kind="state").exclude(to_state="").order_by("at", "pk")
     for instance_id, state, at in events.values_list("instance_id", "to_state", "at"):

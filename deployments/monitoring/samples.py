@@ -1,8 +1,9 @@
-"""Samples: every metric of every instance over time, in three resolutions that stay small.
+"""Samples: every metric of every instance over time, in four resolutions that stay small.
 
     15 s    for 48 hours      what `record` writes
     1 min   for 30 days       means of those, by `roll_up`
     1 h     for ever          means of those
+    6 h     for ever          means of those, for months and for many instances at once
 
 A write may be repeated: it fills the same bucket. A quantile over a longer bucket is the mean of its parts', each
 with the weight of how much it observed: no histogram is kept, and this is the nearest to it that can be said.
@@ -13,20 +14,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import batched
+from itertools import batched, pairwise
 from math import ceil, isfinite
+from typing import Any
 from uuid import UUID
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connection, transaction
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from deployments.models import Heartbeat, Instance, Monitor, Sample
 
-RAW, MINUTE, HOUR = 15, 60, 3600
-"""Seconds in a bucket."""
+RAW, MINUTE, HOUR, QUARTER = 15, 60, 3600, 21_600
+"""Seconds in a bucket. A quarter of a day is the longest whose seconds the column holds."""
+RESOLUTIONS = (RAW, MINUTE, HOUR, QUARTER)
 KEPT = {RAW: timedelta(hours=48), MINUTE: timedelta(days=30)}
-"""How long each resolution is kept; hours are kept for ever."""
+"""How long each resolution is kept; those that are not here are kept for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,17 @@ class Point:
     at: datetime
     instance_id: UUID
     values: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several instances as one: a column of values for each key, over the buckets that begin at `at`, oldest first."""
+
+    step: int
+    """Seconds in a bucket."""
+    at: list[int]
+    """Seconds since 1970."""
+    columns: dict[str, list[float | None]]
 
 
 # -- writing ------------------------------------------------------------------------------------------
@@ -142,23 +157,24 @@ _WORST = f"CASE WHEN {_TABLE}.up < excluded.up THEN {_TABLE}.up ELSE excluded.up
 
 _SCAN = 25_000
 """Rows that one query may look at (some 4 µs each) before a coarser resolution is taken."""
-_TOGETHER = 250
-"""Instances in one query. SQLite joins 500 statements."""
-_POINTS = 20_000
-"""Points in all that one query makes, however many instances it is asked for."""
 _SCAN_FOLDED = 60_000
 """The same where the database puts instances together and few rows come back: three times as quick."""
+_TOGETHER = 250
+"""Instances in one query."""
+_POINTS = 20_000
+"""Points in all that one query makes, however many instances it is asked for."""
 _ENOUGH = 4
 """A coarser resolution will do when it has this part of the points that were asked for."""
+
+type Machines = Collection[UUID] | QuerySet[Instance]
 
 
 def step(
     since: datetime, until: datetime, *, instances: int = 1, points: int = 2000, now: datetime | None = None
 ) -> int:
     """How many seconds a bucket of `read` has for this range: a multiple of the resolution that it is read from."""
-    return _resolution_and_step(since, until, instances=instances, points=points, now=now or timezone.now())[
-        1
-    ]
+    now = now or timezone.now()
+    return _resolution_and_step(since, until, instances=instances, points=points, now=now)[1]
 
 
 def _resolution_and_step(
@@ -166,16 +182,21 @@ def _resolution_and_step(
 ) -> tuple[int, int]:
     span = max(0.0, (until - since).total_seconds())
     scan = _SCAN_FOLDED if folded else _SCAN
-    points = points if folded else min(points, max(2, _POINTS // max(1, instances)))
-    for (resolution, kept), coarser in zip(KEPT.items(), (MINUTE, HOUR), strict=True):
+    wished, points = points, points if folded else min(points, max(2, _POINTS // max(1, instances)))
+    for resolution, coarser in pairwise(RESOLUTIONS):
         # One bucket's grace: a range of just 48 hours is read raw although its first bucket is going.
-        is_kept = since >= now - kept - timedelta(seconds=resolution)
+        kept = KEPT.get(resolution)
+        is_kept = kept is None or since >= now - kept - timedelta(seconds=resolution)
         fits = span / resolution * instances <= scan
         # What would be drawn together anyway is read from rows that are drawn together already, if those are enough.
-        if is_kept and fits and (span / resolution <= points or span / coarser < points / _ENOUGH):
+        enough = span / coarser >= wished / _ENOUGH
+        if is_kept and fits and (span / resolution <= points or not enough):
+            break
+        # Who asks for each instance by itself wants hours rather than a few quarters of days, however many there are.
+        if resolution == HOUR and not folded and not enough:
             break
     else:
-        resolution = HOUR
+        resolution = QUARTER
     # One bucket more than fits is begun where the range begins within one.
     return resolution, resolution * max(1, ceil(span / (resolution * max(1, points - 1))))
 
@@ -193,96 +214,117 @@ def read(
 
     The finest resolution that is still kept is read, and several of its buckets become one where there are more
     than `points`; `step` says how long one is. A bucket in which nothing was observed is left out, so a gap stays
-    a gap. Raises KeyError for a key that METRICS does not have.
+    a gap. One query for 250 instances. Raises KeyError for a key that METRICS does not have.
     """
     if strange := set(keys) - METRICS.keys():
         raise KeyError(f"There is no metric {min(strange)!r}.")
-    numbers = dict(Monitor.objects.filter(instance__in=instance_ids).values_list("pk", "instance_id"))
-    if not numbers or not keys or until <= since:
+    if not instance_ids or not keys or until <= since:
         return []
     resolution, width = _resolution_and_step(
-        since, until, instances=len(numbers), points=points, now=now or timezone.now()
+        since, until, instances=len(instance_ids), points=points, now=now or timezone.now()
     )
-    found: list[tuple[int, int, list[float | None]]] = []
-    for some in batched(sorted(numbers), _TOGETHER):
-        found += _select(some, keys, resolution, width, _bucket(since, resolution), until)
-    found.sort(key=lambda row: row[:2])
+    start, values, group = "s.bucket", ", ".join(f"s.{key}" for key in keys), ""
+    if width != resolution:
+        start = f"s.bucket - s.bucket %% {width}"
+        values, group = ", ".join(_mean(key, "s.") for key in keys), f" GROUP BY m.instance_id, {start}"
+    columns = {*keys, *(WEIGHTS[k.split("_")[0]] for k in keys if METRICS[k].kind == "quantile")}
+    whose = {_adapted(pk): (n, pk) for n, pk in enumerate(instance_ids)}
+    found: list[tuple[Any, ...]] = []
+    for some in batched(whose, _TOGETHER):
+        rows = _rows(_places(some), columns, resolution, since, until)
+        found += _asked(f"SELECT {start}, m.instance_id, {values} FROM {rows}{group}", some)  # noqa: S608 (our own names)
+    found.sort(key=lambda row: (row[0], whose[row[1]][0]))
     return [
-        Point(datetime.fromtimestamp(bucket, UTC), numbers[number], dict(zip(keys, values, strict=True)))
-        for bucket, number, values in found
+        Point(datetime.fromtimestamp(row[0], UTC), whose[row[1]][1], dict(zip(keys, row[2:], strict=True)))
+        for row in found
     ]
 
 
 def read_together(
-    instance_ids: Collection[UUID],
+    machines: Machines,
     folds: Mapping[str, str],
     since: datetime,
     until: datetime,
     *,
+    count: int | None = None,
     points: int = 2000,
     now: datetime | None = None,
-) -> tuple[int, list[tuple[datetime, dict[str, float | None]]]]:
-    """As `read`, with all instances put together: seconds in a bucket, and (its begin, values), oldest first.
+) -> Together:
+    """As `read`, with all instances put together, in one query; of a QuerySet, `count` says about how many it has.
 
     `folds` names for each key what becomes of several instances' values in one bucket: "sum", "max", "min" or
     "avg". Several buckets become one by their mean. Raises KeyError for a key or a fold that is none, ValueError
-    for more than 250 instances.
+    for a QuerySet without `count`.
     """
     if strange := folds.keys() - METRICS.keys():
         raise KeyError(f"There is no metric {min(strange)!r}.")
     across = {key: _FOLDS[fold] for key, fold in folds.items()}
-    numbers = list(Monitor.objects.filter(instance__in=instance_ids).values_list("pk", flat=True))
-    if len(numbers) > _TOGETHER:
-        raise ValueError(f"{len(numbers)} instances are more than one query takes.")
+    known = None if isinstance(machines, QuerySet) else len(machines)
+    if known is None and count is None:
+        raise ValueError("Of a QuerySet it must be told how many machines it has.")
     resolution, width = _resolution_and_step(
-        since, until, instances=len(numbers), points=points, now=now or timezone.now(), folded=True
+        since, until, instances=known or count or 1, points=points, now=now or timezone.now(), folded=True
     )
-    if not numbers or not folds or until <= since:
-        return width, []
+    found: list[tuple[Any, ...]] = []
+    if folds and known != 0 and until > since:
+        whose, values = _chosen(machines)
+        rows = _rows(whose, folds, resolution, since, until)
+        found = _asked(_folded(rows, across, resolution, width, alone=known == 1), values)
+    at, *columns = zip(*found, strict=True) if found else ((), *((),) * len(folds))
+    return Together(width, list(at), {key: list(column) for key, column in zip(folds, columns, strict=True)})
+
+
+def _folded(rows: str, across: Mapping[str, str], resolution: int, width: int, *, alone: bool) -> str:
+    """SQL for the `rows` with their instances put together, and then their buckets."""
+    start = f"bucket - bucket %% {width}"
+    means = ", ".join(f"AVG({key})" for key in across)
+    if alone and width != resolution:
+        return f"SELECT {start}, {means} FROM {rows} GROUP BY {start} ORDER BY 1"  # noqa: S608 (our own names)
     each = ", ".join(f"{fold}({key}) AS {key}" for key, fold in across.items())
-    sql = (
-        f"SELECT bucket, {each} FROM ({_of_each(numbers, folds, resolution, since, until)}) t GROUP BY bucket"  # noqa: S608
-    )
+    sql = f"SELECT bucket, {each} FROM {rows} GROUP BY bucket"  # noqa: S608
     if width != resolution:
-        start, means = f"bucket - bucket %% {width}", ", ".join(f"AVG({key})" for key in folds)
         sql = f"SELECT {start}, {means} FROM ({sql}) u GROUP BY {start}"  # noqa: S608
-    with connection.cursor() as cursor:
-        cursor.execute(f"{sql} ORDER BY 1", numbers)
-        rows = cursor.fetchall()
-    return width, [
-        (datetime.fromtimestamp(row[0], UTC), dict(zip(folds, row[1:], strict=True))) for row in rows
-    ]
-
-
-def _of_each(
-    numbers: Sequence[int], keys: Iterable[str], resolution: int, since: datetime, until: datetime
-) -> str:
-    """SQL for the rows of these monitors, whose numbers are its parameters."""
-    first, last = _bucket(since, resolution), _bucket(until, 1) - (0 if until.microsecond else 1)
-    where = f"monitor_id = %s AND resolution = {resolution} AND bucket BETWEEN {first} AND {last}"
-    # One statement for each: see `_select`.
-    one = f"SELECT bucket, {', '.join(keys)} FROM {_TABLE} WHERE {where}"  # noqa: S608 (our own names)
-    return " UNION ALL ".join([one] * len(numbers))
+    return f"{sql} ORDER BY 1"
 
 
 _FOLDS = {"sum": "SUM", "max": "MAX", "min": "MIN", "avg": "AVG"}
 
 
-def _select(
-    numbers: Sequence[int], keys: Sequence[str], resolution: int, width: int, first: int, until: datetime
-) -> list[tuple[int, int, list[float | None]]]:
-    """(bucket, monitor, values), in no order."""
-    last = _bucket(until, 1) - (0 if until.microsecond else 1)
-    start, values, group = "bucket", ", ".join(keys), ""
-    if width != resolution:
-        start = f"bucket - bucket %% {width}"
-        values, group = ", ".join(_mean(key) for key in keys), f"GROUP BY monitor_id, {start}"
-    # A statement for each, in one: asked for many at once, PostgreSQL reads the whole table rather than their keys.
-    where = f"monitor_id = %s AND resolution = {resolution} AND bucket BETWEEN {first} AND {last}"
-    one = f"SELECT {start}, monitor_id, {values} FROM {_TABLE} WHERE {where} {group}"  # noqa: S608 (our own names)
+def _rows(whose: str, columns: Iterable[str], resolution: int, since: datetime, until: datetime) -> str:
+    """SQL for what stands behind FROM: the monitors `m` of these instances, and for each a short walk `s` in the key.
+
+    Left to themselves both databases would rather read much of the table; so neither is left the choice.
+    """
+    first, last = _bucket(since, resolution), _bucket(until, 1) - (0 if until.microsecond else 1)
+    monitors = f"SELECT id, instance_id FROM {Monitor._meta.db_table} WHERE instance_id IN ({whose})"  # noqa: S608
+    where = f"monitor_id = m.id AND resolution = {resolution} AND bucket BETWEEN {first} AND {last}"
+    if connection.vendor == "postgresql":
+        # OFFSET keeps the inner query a query of its own.
+        inner = f"SELECT bucket, {', '.join(columns)} FROM {_TABLE} WHERE {where} OFFSET 0"  # noqa: S608
+        return f"({monitors}) m CROSS JOIN LATERAL ({inner}) s"
+    return f"({monitors}) m CROSS JOIN {_TABLE} s ON {where}"
+
+
+def _chosen(machines: Machines) -> tuple[str, Sequence[Any]]:
+    """SQL for their ids, and its parameters."""
+    if not isinstance(machines, QuerySet):
+        ids = [_adapted(pk) for pk in machines]
+        return _places(ids), ids
+    try:
+        return machines.values("pk").query.sql_with_params()
+    except EmptyResultSet:
+        return "NULL", ()
+
+
+def _adapted(pk: UUID) -> Any:
+    """As the database writes it."""
+    return Monitor._meta.get_field("instance").get_db_prep_value(pk, connection)
+
+
+def _asked(sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
-        cursor.execute(" UNION ALL ".join([one] * len(numbers)), numbers)
-        return [(row[0], row[1], list(row[2:])) for row in cursor.fetchall()]
+        cursor.execute(sql, values)
+        return list(cursor.fetchall())
 
 
 def _mean(column: str, table: str = "") -> str:
@@ -304,28 +346,37 @@ def _bucket(at: datetime, resolution: int) -> int:
 
 # -- keeping it small ---------------------------------------------------------------------------------
 
-_SLICE = timedelta(hours=1)
-_AGAIN = {MINUTE: timedelta(minutes=2), HOUR: timedelta(hours=1)}
+_SLICE = {MINUTE: 3600, HOUR: 86_400, QUARTER: 30 * 86_400}
+"""Seconds of samples that are rolled up in one transaction."""
+_AGAIN = {MINUTE: timedelta(minutes=2), HOUR: timedelta(hours=1), QUARTER: timedelta(hours=6)}
 """How far back a round goes over what the last one has already written: something may have come late."""
 _PURGED_MONITORS, _PURGED_BUCKETS = 50, 100
 """What is deleted in one transaction, at most: so many buckets of so many instances."""
 
 
 def roll_up(now: datetime) -> None:
-    """Write the minutes and hours since the last time, the present ones as far as they have come.
+    """Write the minutes, hours and quarters of days since the last time, the present ones as far as they have come.
 
-    It may be repeated. After a pause it goes on where it stopped, an hour of samples in one transaction.
+    It may be repeated. After a pause it goes on where it stopped, a part in one transaction.
     """
-    for fine, coarse in ((RAW, MINUTE), (MINUTE, HOUR)):
+    for fine, coarse in pairwise(RESOLUTIONS):
         name = f"samples-{coarse}"
-        kept = KEPT[fine]
         last = Heartbeat.objects.filter(name=name).values_list("at", flat=True).first()
-        at = max(min(last or now - kept, now) - _AGAIN[coarse], now - kept)
+        begin = _kept_since(fine, now)
+        at = max(min(last or begin, now) - _AGAIN[coarse], begin)
         since, end = _bucket(at, coarse), _bucket(now, fine) + fine
-        width = max(coarse, int(_SLICE.total_seconds()) * (24 if coarse == HOUR else 1))
-        for first in range(since, end, width):
-            _roll(fine, coarse, first, min(first + width, end))
+        for first in range(since, end, _SLICE[coarse]):
+            _roll(fine, coarse, first, min(first + _SLICE[coarse], end))
         Heartbeat.beat(name, now)
+
+
+def _kept_since(resolution: int, now: datetime) -> datetime:
+    """Before this moment there is nothing of the resolution."""
+    kept = KEPT.get(resolution)
+    if kept is not None:
+        return now - kept
+    first = min(_oldest(resolution, _bucket(now, resolution)).values(), default=None)
+    return now if first is None else datetime.fromtimestamp(first, UTC)
 
 
 def _roll(fine: int, coarse: int, first: int, end: int) -> None:

@@ -188,11 +188,14 @@ def facts_of(
         yield current, mine
 
 
+def facts_of_one(deployment: UUID, *, since: datetime, until: datetime) -> list[Fact]:
+    """One deployment's, as `facts_of` says."""
+    return next((facts for _, facts in facts_of([deployment], since=since, until=until)), [])
+
+
 def spans_of(deployment: UUID, *, since: datetime, until: datetime) -> list[Span]:
     """One deployment's spans within a window."""
-    for _, facts in facts_of([deployment], since=since, until=until):
-        return walk(facts, until=until)[0]
-    return []
+    return walk(facts_of_one(deployment, since=since, until=until), until=until)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""What the header of every page tells of the loops and the providers: a dead clock, rounds and calls that fail."""
+"""What the header of every page tells of the loops, the providers and the alerts: a dead clock, rounds and calls that
+fail, messages that do not arrive."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db.models import CharField, IntegerField, Q, QuerySet, Value
+from django.db.models import CharField, Count, DateTimeField, IntegerField, Q, QuerySet, Value
 from django.db.models.functions import Cast, Concat
 
 from deployments import calls
 from deployments.lifecycle import MAY_EXIST
 from deployments.models import Breaker, Heartbeat, Instance, ProviderAccount
 from panel import health
+from panel.alerts.delivering import undelivered
 from panel.health import Problem, age_of
 
 _WORDS = {
@@ -27,10 +29,10 @@ _STOPPED = "What the pages show is that old. Machines bill on; see whether the w
 
 
 class _Fact(NamedTuple):
-    """A row of any of the three kinds."""
+    """A row of any of the four kinds."""
 
     kind: str
-    """beat, list, call"""
+    """beat, list, call, or lost: how many alerts have not arrived."""
     key: str
     name: str
     """The loop's, or the account's."""
@@ -47,6 +49,7 @@ def problems(now: datetime) -> list[Problem]:
         *_loops(beats, now=now),
         *(_unlisted(fact) for fact in facts if fact.kind == "list"),
         *(_failing(fact) for fact in facts if fact.kind == "call"),
+        *(_lost(fact.failures) for fact in facts if fact.kind == "lost" and fact.failures),
     ]
 
 
@@ -61,7 +64,10 @@ def _facts(now: datetime) -> list[_Fact]:
         _text("call"), Concat("call", Value(":"), Cast("account", CharField())), "account__name", "failed_at",
         Cast("failures", IntegerField()), "error",
     )  # fmt: skip
-    rows = beats.order_by().union(lists.order_by(), held.order_by(), all=True)
+    nothing, never = _text(""), Cast(Value(None), DateTimeField())
+    counted = undelivered().order_by().annotate(kind=_text("lost")).values("kind").annotate(n=Count("pk"))
+    lost = counted.values_list("kind", nothing, nothing, never, Cast("n", IntegerField()), nothing)
+    rows = beats.order_by().union(lists.order_by(), held.order_by(), lost, all=True)
     return sorted((_Fact(*row) for row in rows), key=lambda fact: (fact.name, fact.key))
 
 
@@ -140,4 +146,14 @@ def _failing(fact: _Fact) -> Problem:
         # To be rid of a machine that bills is worse to be without than a price list.
         critical=call == Breaker.Call.END,
         url_name="provider_accounts",
+    )
+
+
+def _lost(count: int) -> Problem:
+    return Problem(
+        "undelivered",
+        f"{count} alert{'s' if count != 1 else ''} could not be delivered",
+        "Nobody was told of what they say. An administrator can see why, and send them again.",
+        url_name="alerts",
+        query="?tab=log&state=undelivered",
     )

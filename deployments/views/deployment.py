@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
@@ -18,11 +17,11 @@ from billing.periods import calendar_month
 from deployments import changes, services
 from deployments.advising import gather
 from deployments.lifecycle import Desired
-from deployments.models import Deployment, Incident, ResidencyEvidence
-from deployments.models.instance import SECRETS
-from deployments.monitoring import reliability
+from deployments.models import Deployment, Event, ResidencyEvidence
+from deployments.monitoring import reliability, uptime
 from deployments.views import glance, reads
 from deployments.views.form_fields import PLACES
+from deployments.views.frame import frame
 from deployments.views.settings_form import SettingsForm
 from panel.accounts.access import requires
 from panel.ui.http import SignedInRequest
@@ -31,7 +30,6 @@ from panel.ui.live import live, wanted_fragment
 TABS = ("overview", "events", "cost", "settings")
 EVENTS_ROWS = 100
 EVIDENCE_ROWS = 5
-DRILL_ROWS = 5
 
 
 @requires("deployments.view_deployment")
@@ -41,7 +39,9 @@ def detail(request: SignedInRequest, pk: UUID) -> HttpResponse:
     d = reads.get_deployment_or_404(request.user, pk)
     tab = request.GET.get("tab", "overview")
     tab = tab if tab in TABS else "overview"
-    context = _frame(request, d, tab, now=now) | _TAB_CONTEXT[tab](d, now)
+    context = frame(request, d, tab, now=now)
+    if not wanted_fragment(request, ("status",)):
+        context |= _TAB_CONTEXT[tab](d, now)
     if tab == "settings" and _may_edit(request, d):
         typed = request.GET if "seen" in request.GET else None
         context |= _form_context(SettingsForm(d, typed), d)
@@ -51,70 +51,32 @@ def detail(request: SignedInRequest, pk: UUID) -> HttpResponse:
     return live(request, template, context, fragments=("status", "panel", "changes"))
 
 
-def _frame(request: SignedInRequest, d: Deployment, tab: str, *, now: datetime) -> dict[str, Any]:
-    sees_money = request.user.has_perm("billing.view_ledgerentry")
-    may_act = request.user.has_perm("deployments.operate_deployment")
-    actions = services.valid_actions(d) if may_act else frozenset()
-    return {
-        "d": d,
-        "current": d.current,
-        "tab": tab,
-        "tabs": (
-            ("overview", "Overview"),
-            ("metrics", "Metrics"),
-            ("events", "Events"),
-            ("logs", "Logs"),
-            ("cost", "Cost"),
-            ("settings", "Settings"),
-        ),
-        "confirmable": ("stop", "terminate", "rotate") if "rotate" in actions else ("stop", "terminate"),
-        "now": now,
-        "poll": reads.poll_seconds(d),
-        "actions": actions,
-        "money": sees_money,
-        "cost": ledger.cost_of(d.pk, now=now) if sees_money else None,
-        "may_chat": request.user.has_perm("deployments.chat_deployment"),
-        "edge": _next_edge(d, now=now),
-        "troubles": list(Incident.objects.open().of(d).order_by("-opened_at")[:3]),
-        "drills": list(d.drills.order_by("-asked_at")[:DRILL_ROWS]),
-        "may_drill": request.user.has_perm("deployments.drill_deployment"),
-    }
-
-
-def _next_edge(d: Deployment, *, now: datetime) -> dict[str, Any] | None:
-    """What the schedule does next: the moment `at`, the same on the `wall` clock of its zone, whether it then `runs`."""
-    edge = d.schedule.next_edge(now) if d.schedule and d.desired != Desired.TERMINATED else None
-    if edge is None:
-        return None
-    # As text: the templates' own filter would put it back to UTC.
-    wall = edge.at.astimezone(ZoneInfo(d.time_zone))
-    return {"at": edge.at, "wall": f"{wall:%a} {wall.day} {wall:%b, %H:%M}", "runs": edge.runs}
-
-
 def _overview_tab(d: Deployment, now: datetime) -> dict[str, Any]:
-    instance = d.current
-    events = list(instance.events.filter(kind="state").order_by("at", "pk")[:60]) if instance else []
-    recent = d.events.select_related("instance").order_by("-at", "-pk")[:8]
+    instance, month = d.current, calendar_month(now)
+    facts = uptime.facts_of_one(d.pk, since=month.start, until=now)
     evidence = (
         ResidencyEvidence.objects.filter(instance__deployment=d)
         .select_related("instance")
-        .defer(*(f"instance__{name}" for name in SECRETS))
+        .only(*(f.attname for f in ResidencyEvidence._meta.concrete_fields), "instance__attempt")
     )
     return {
-        "waterfall": reads.waterfall(instance, events, now=now),
-        "lines": reads.named(recent),
+        "waterfall": reads.waterfall(instance, reads.moves_of(instance, facts, since=month.start), now=now),
+        "lines": reads.named(_newest(d, 8)),
         "glance": glance.cards([instance.pk] if instance else [], now=now),
         "lease_silence": reads.lease_silence(instance, now=now),
-        "goal": reliability.goal(d, calendar_month(now), now=now),
+        "goal": reliability.goal(d, month, facts=facts, now=now),
         "evidence": list(evidence.order_by("-at", "-pk")[:EVIDENCE_ROWS]),
     }
 
 
+def _newest(d: Deployment, count: int) -> list[Event]:
+    """Its newest events, each with no more of its machine than the attempt's number."""
+    columns = (*(f.attname for f in Event._meta.concrete_fields), "instance__attempt")
+    return list(d.events.select_related("instance").only(*columns).order_by("-at", "-pk")[:count])
+
+
 def _events_tab(d: Deployment, now: datetime) -> dict[str, Any]:
-    return {
-        "lines": reads.named(d.events.select_related("instance").order_by("-at", "-pk")[:EVENTS_ROWS]),
-        "limit": EVENTS_ROWS,
-    }
+    return {"lines": reads.named(_newest(d, EVENTS_ROWS)), "limit": EVENTS_ROWS}
 
 
 def _cost_tab(d: Deployment, now: datetime) -> dict[str, Any]:
@@ -177,7 +139,7 @@ def settings(request: SignedInRequest, pk: UUID) -> HttpResponse:
     if saved is not None:
         _say_saved(request, saved)
         return redirect(tab)
-    context = _frame(request, d, "settings", now=now) | _settings_tab(d, now) | _form_context(form, d)
+    context = frame(request, d, "settings", now=now) | _settings_tab(d, now) | _form_context(form, d)
     return render(request, "deployments/detail.html", context, status=422)
 
 
@@ -219,7 +181,7 @@ def act(request: SignedInRequest, pk: UUID, action: str) -> HttpResponse:
     now = timezone.now()
     d = reads.get_deployment_or_404(request.user, pk)
     if request.method != "POST":
-        context = _frame(request, d, "overview", now=now) | {"action": action}
+        context = frame(request, d, "overview", now=now) | {"action": action}
         return render(request, "deployments/confirm.html", context)
     try:
         verb(d, actor=request.user, now=now)

@@ -11,7 +11,7 @@ from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.utils import timezone
 
-from billing import budgets, ledger
+from billing import budgets
 from billing.views.figures import budget_figures, costs_of
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Event
@@ -47,7 +47,7 @@ def overview(request: SignedInRequest) -> HttpResponse:
     }
     # The charts are no part of what polls: they renew themselves.
     if rows and not wanted_fragment(request, ("fleet",)):
-        context["board"] = metrics.of_fleet(request)
+        context["board"] = metrics.of_fleet(request, count=counts.existing)
     return live(request, "deployments/overview.html", context, fragments=("fleet",))
 
 
@@ -57,12 +57,12 @@ def _money(user: User, *, now: datetime) -> dict[str, Any]:
     today = now.date()
     month = today.replace(day=1)
     first = min(month, today - timedelta(days=DAYS - 1))
-    days = dict(ledger.by_day(first, today + timedelta(days=1), now=now))
-    budget = budgets.status(now=now)
+    found = budgets.outlook(first, now=now)
+    days = found.days
     return {
         "money": True,
-        **budget_figures(budget),
-        "burn": budget.burn if budget else ledger.burn(now=now),
+        **budget_figures(found.budget),
+        "burn": found.burn,
         "today": days.get(today, Decimal(0)),
         "month": sum((usd for day, usd in days.items() if day >= month), Decimal(0)),
         "days": day_rows(days, today, DAYS),

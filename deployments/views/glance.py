@@ -51,24 +51,24 @@ _CARDS = (
 def cards(instance_ids: Collection[UUID], *, now: datetime) -> list[Spark]:
     """What a deployment's first page shows of its machines; nothing when they told nothing in the last hour."""
     folds = {s.key: s.across for _, s, _ in _CARDS}
-    step, rows = samples.read_together(instance_ids, folds, now - SPAN, now, points=POINTS, now=now)
-    if not rows:
+    told = samples.read_together(instance_ids, folds, now - SPAN, now, points=POINTS, now=now)
+    if not told.at:
         return []
-    grid = grid_of(rows, list(folds), step)
+    grid = grid_of(told)
     return [_spark(title, s, unit, grid, CARD_HEIGHT, now=now) for title, s, unit in _CARDS]
 
 
 def rows(deployments: Iterable[Deployment], *, now: datetime) -> dict[UUID, Spark]:
     """The tokens a second of each deployment's machine, by the deployment's id; only of those that serve."""
     serving = {d.current.pk: d.pk for d in deployments if d.current and d.current.status in SERVING}
-    found: dict[UUID, list[tuple[datetime, dict[str, float | None]]]] = {pk: [] for pk in serving}
-    for point in samples.read(list(serving), [_OUT.key], now - SPAN, now, points=POINTS, now=now):
-        found[point.instance_id].append((point.at, point.values))
     step = samples.step(now - SPAN, now, instances=len(serving), points=POINTS, now=now)
+    found = {pk: samples.Together(step, [], {_OUT.key: []}) for pk in serving}
+    for point in samples.read(list(serving), [_OUT.key], now - SPAN, now, points=POINTS, now=now):
+        mine = found[point.instance_id]
+        mine.at.append(int(point.at.timestamp()))
+        mine.columns[_OUT.key].append(point.values[_OUT.key])
     return {
-        serving[pk]: _spark(
-            "Tokens out", _OUT, TOKENS.unit, grid_of(told, [_OUT.key], step), ROW_HEIGHT, now=now
-        )
+        serving[pk]: _spark("Tokens out", _OUT, TOKENS.unit, grid_of(told), ROW_HEIGHT, now=now)
         for pk, told in found.items()
     }
 

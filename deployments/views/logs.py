@@ -25,7 +25,7 @@ from deployments.monitoring import logs as books
 from deployments.monitoring.logs import Reading
 from deployments.monitoring.logtext import Level, Line
 from deployments.views import reads
-from deployments.views.deployment import _frame as frame_of
+from deployments.views.frame import frame
 from panel.accounts.access import requires
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
@@ -98,7 +98,7 @@ def logs(request: SignedInRequest, pk: UUID) -> HttpResponse:
     reading = books.LIBRARY.read(d.current, now=now, source=wanted.source)
     if wanted_fragment(request, ("log-more",)):
         return _more(request, d, reading, wanted, now=now)
-    context = frame_of(request, d, "logs", now=now) | _context(d, reading, wanted, now=now)
+    context = frame(request, d, "logs", now=now) | _context(d, reading, wanted, now=now)
     return live(request, "deployments/detail.html", context, fragments=("status", "panel"))
 
 

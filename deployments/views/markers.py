@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.apps import apps
-from django.db.models import Q
+from django.db.models import (
+    BigIntegerField,
+    BooleanField,
+    CharField,
+    DateTimeField,
+    Q,
+    QuerySet,
+    UUIDField,
+    Value,
+)
+from django.db.models.functions import Cast, Coalesce
 from django.urls import reverse
 
 from deployments.lifecycle import State
-from deployments.models import Event
+from deployments.models import Deployment, Event, Incident, IncidentEntry
 from deployments.views.timerange import TimeRange
+from panel.notices.models import Notice
 
 MOST = 100
 """The newest are shown: more lines than this hide the chart."""
@@ -80,35 +90,78 @@ def bands(markers: Sequence[Marker], shown: TimeRange) -> list[Band]:
     ]
 
 
-def of(deployments: Sequence[UUID], shown: TimeRange) -> list[Marker]:
-    """The markers of these deployments within the range, oldest first; one query for events, one for incidents."""
-    incidents = _incidents(deployments, shown)
-    return sorted([*_events(deployments, shown, incidents), *incidents], key=lambda m: m.at)[-MOST:]
+type Deployments = Collection[UUID] | QuerySet[Deployment, Any]
+"""Their ids, or a query for them."""
 
 
-def _events(deployments: Sequence[UUID], shown: TimeRange, incidents: Sequence[Marker]) -> list[Marker]:
-    events = (
-        Event.objects.filter(deployment__in=deployments, at__gte=shown.since, at__lte=shown.until)
-        .filter(Q(kind__in=_ASKED) | Q(to_state__in=[State.REQUESTED, State.READY, *_TROUBLE, *_ENDS]))
-        .order_by("-at", "-pk")
-        .values_list(
-            "at",
-            "kind",
-            "from_state",
-            "to_state",
-            "reason",
-            "instance__attempt",
-            "deployment__name",
-            "deployment_id",
-        )[:MOST]
-    )
-    found = []
-    for at, kind, before, after, reason, attempt, name, deployment in events:
-        told = _told(kind, before, after, attempt or 1)
-        if told and not (after in _TROUBLE and _within(at, incidents)):
-            url = reverse("deployment", args=[deployment])
-            found.append(Marker(at, *told, reason, name, url, _share(at, shown)))
-    return found
+class _Row(NamedTuple):
+    """An event, or an incident: `word` is then its severity, and `number` its own."""
+
+    is_incident: bool
+    at: datetime
+    until: datetime | None
+    kind: str
+    before: str
+    word: str
+    detail: str
+    number: int
+    subject: str
+    deployment: UUID | None
+
+
+def of(deployments: Deployments, shown: TimeRange) -> list[Marker]:
+    """The markers of these deployments within the range, oldest first; one query."""
+    rows = [_Row(*row) for row in _incidents(deployments, shown).union(_events(deployments, shown), all=True)]
+    incidents = [_incident(row, shown) for row in rows if row.is_incident]
+    events = [m for row in rows if not row.is_incident and (m := _event(row, incidents, shown))]
+    return sorted([*events, *incidents], key=lambda m: m.at)[-MOST:]
+
+
+def _events(deployments: Deployments, shown: TimeRange) -> QuerySet[Event, Any]:
+    """As rows, the newest."""
+    told = Q(kind__in=_ASKED) | Q(to_state__in=[State.REQUESTED, State.READY, *_TROUBLE, *_ENDS])
+    within = Q(deployment__in=deployments, at__gte=shown.since, at__lte=shown.until)
+    newest = Event.objects.filter(told, within).order_by("-at", "-pk")
+    attempt = Coalesce("instance__attempt", 1, output_field=BigIntegerField())
+    # SQLite takes no limit within a union, but in a query for keys it does.
+    return Event.objects.filter(pk__in=newest.values("pk")[:MOST]).values_list(
+        _is(value=False), "at", Cast(Value(None), DateTimeField()), "kind", "from_state", "to_state", "reason", attempt,
+        "deployment__name", "deployment_id",
+    )  # fmt: skip
+
+
+def _incidents(deployments: Deployments, shown: TimeRange) -> QuerySet[Incident, Any]:
+    touched = IncidentEntry.objects.filter(deployment__in=deployments).values("incident")
+    stood = Q(over_at=None) | Q(over_at__gte=shown.since)
+    newest = Incident.objects.filter(
+        Q(deployment__in=deployments) | Q(pk__in=touched), stood, merged_into=None, opened_at__lte=shown.until
+    ).order_by("-opened_at")
+    return Incident.objects.filter(pk__in=newest.values("pk")[:MOST]).values_list(
+        _is(value=True), "opened_at", "over_at", "kind", Cast(Value(""), CharField()), "severity", "guess",
+        Cast("pk", BigIntegerField()), "title", Cast(Value(None), UUIDField()),
+    )  # fmt: skip
+
+
+def _is(*, value: bool) -> Cast:
+    # Columns of a union need a type of their own.
+    return Cast(Value(value), BooleanField())
+
+
+def _event(row: _Row, incidents: Sequence[Marker], shown: TimeRange) -> Marker | None:
+    told = _told(row.kind, row.before, row.word, row.number)
+    if told is None or (row.word in _TROUBLE and _within(row.at, incidents)):
+        return None
+    url = reverse("deployment", args=[row.deployment])
+    return Marker(row.at, *told, row.detail, row.subject, url, _share(row.at, shown))
+
+
+def _incident(row: _Row, shown: TimeRange) -> Marker:
+    begin, end = max(row.at, shown.since), min(row.until or shown.now, shown.until)
+    return Marker(
+        row.at, "critical" if row.word == Notice.Severity.CRITICAL else "warn", "triangle-alert",
+        f"Incident: {Incident.Kind(row.kind).label}", row.detail, row.subject, reverse("incident", args=[row.number]),
+        _share(begin, shown), end,
+    )  # fmt: skip
 
 
 def _told(kind: str, before: str, after: str, attempt: int) -> tuple[str, str, str] | None:
@@ -125,30 +178,6 @@ def _told(kind: str, before: str, after: str, attempt: int) -> tuple[str, str, s
     if state in _ENDS:
         return "", "circle-slash", state.word
     return _TROUBLE[state], "triangle-alert", state.word
-
-
-def _incidents(deployments: Sequence[UUID], shown: TimeRange) -> list[Marker]:
-    model: Any = apps.all_models["deployments"].get("incident")
-    if model is None:
-        return []
-    touched = Q(deployment__in=deployments) | Q(entries__deployment__in=deployments)
-    found = (
-        model.objects.filter(touched, opened_at__lte=shown.until, merged_into=None)
-        .filter(Q(over_at=None) | Q(over_at__gte=shown.since))
-        .distinct()
-        .order_by("-opened_at")[:MOST]
-    )
-    return [_incident(incident, shown) for incident in found]
-
-
-def _incident(incident: Any, shown: TimeRange) -> Marker:
-    begin = max(incident.opened_at, shown.since)
-    end = min(incident.over_at or shown.now, shown.until)
-    return Marker(
-        incident.opened_at, "critical" if incident.severity == "critical" else "warn", "triangle-alert",
-        f"Incident: {incident.get_kind_display()}", incident.guess, incident.title, incident.get_absolute_url(),
-        _share(begin, shown), end,
-    )  # fmt: skip
 
 
 def _within(at: datetime, incidents: Sequence[Marker]) -> bool:

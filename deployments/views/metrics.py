@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from django.db.models import Q
-from django.http import HttpResponse, JsonResponse
+from django.http import HttpResponse
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
 
 from deployments.models import Deployment, Instance
 from deployments.models.instance import InstanceQuerySet
-from deployments.views import boards, markers, reads, timerange
-from deployments.views.deployment import _frame
+from deployments.views import boards, markers, reads, silence, timerange
+from deployments.views.frame import frame
+from deployments.views.silence import Silence
 from deployments.views.timerange import TimeRange
 from panel.accounts.access import requires
-from panel.accounts.models import User
 from panel.ui import lines
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
 MACHINES = 200
-"""The newest machines of a range are put together: their samples are read in one query."""
+"""The newest machines of a range are put together, at most so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Board:
     charts: tuple[boards.Drawn, ...]
     marks: Sequence[markers.Marker]
     bands: Sequence[markers.Band]
+    silent: Silence | None = None
+    """Why no new figures come, on a deployment's own page."""
     presets: Sequence[str] = tuple(timerange.PRESETS)
 
     @property
@@ -54,7 +57,7 @@ def metrics(request: SignedInRequest, pk: UUID) -> HttpResponse:
     """The Metrics tab; `?range=1h|6h|24h|7d|30d`, or `?from=…&to=…` in UTC. `#status` polls."""
     now = timezone.now()
     d = reads.get_deployment_or_404(request.user, pk)
-    context = _frame(request, d, "metrics", now=now) | {"board": of_deployment(request, d)}
+    context = frame(request, d, "metrics", now=now) | {"board": of_deployment(request, d)}
     return live(request, "deployments/detail.html", context, fragments=("status",))
 
 
@@ -74,31 +77,30 @@ def fleet_series(request: SignedInRequest) -> HttpResponse:
 def of_deployment(request: SignedInRequest, d: Deployment, *, picture: bool = True) -> Board:
     page, numbers = (reverse(name, args=[d.pk]) for name in ("deployment_metrics", "deployment_series"))
     machines = Instance.objects.filter(deployment=d)
-    return _board(request, machines, [d.pk], boards.DEPLOYMENT, page, numbers, picture=picture)
+    board = _board(request, machines, [d.pk], boards.DEPLOYMENT, page, numbers, picture=picture)
+    return replace(board, silent=silence.of(d.current, now=board.shown.now))
 
 
-def of_fleet(request: SignedInRequest, *, picture: bool = True) -> Board:
+def of_fleet(request: SignedInRequest, *, count: int | None = None, picture: bool = True) -> Board:
+    """`count`: about how many machines there are, when the page knows it already."""
     page, numbers = reverse("overview"), reverse("fleet_series")
-    machines = Instance.objects.filter(deployment__in=_visible(request.user))
-    return _board(request, machines, None, boards.FLEET, page, numbers, picture=picture)
-
-
-def _visible(user: User) -> Any:
-    return Deployment.objects.visible_to(user).order_by().values("pk")
+    visible = Deployment.objects.visible_to(request.user).order_by().values("pk")
+    machines = Instance.objects.filter(deployment__in=visible)
+    return _board(request, machines, visible, boards.FLEET, page, numbers, count=count, picture=picture)
 
 
 def _board(
-    request: SignedInRequest, machines: InstanceQuerySet, deployments: Sequence[UUID] | None,
-    charts: Sequence[boards.Chart], page: str, numbers: str, *, picture: bool,
+    request: SignedInRequest, machines: InstanceQuerySet, deployments: markers.Deployments,
+    charts: Sequence[boards.Chart], page: str, numbers: str, *, picture: bool, count: int | None = None,
 ) -> Board:  # fmt: skip
     shown, problem = timerange.read(request.GET.dict(), now=timezone.now())
     stood = machines.filter(Q(ended_at=None) | Q(ended_at__gt=shown.since), created_at__lt=shown.until)
-    found = list(stood.order_by("-created_at").values_list("pk", "deployment_id")[:MACHINES])
     points = boards.PICTURE if picture else boards.POINTS
-    grid = boards.load([pk for pk, _ in found], charts, shown, points=points)
-    whose = list({d for _, d in found}) if deployments is None else deployments
+    newest = stood.order_by("-created_at").values_list("pk", flat=True)[:MACHINES]
+    ids = list(newest) if count is None else newest
+    grid = boards.load(ids, charts, shown, points=points, count=count and min(count, MACHINES))
     drawn = tuple(boards.draw(chart, grid, shown, picture=picture) for chart in charts)
-    marks = markers.of(whose, shown)
+    marks = markers.of(deployments, shown)
     return Board(page, numbers, shown, problem, grid, drawn, marks, markers.bands(marks, shown))
 
 
@@ -106,33 +108,35 @@ def _numbers(request: SignedInRequest, board: Board) -> HttpResponse:
     html = {
         "board-bar": _part(request, "board_bar", board),
         "board-marks": _part(request, "board_marks", board),
+        "board-silence": _part(request, "board_silence", board),
     }
     for c in board.charts:
         html[f"legend-{c.chart.key}"] = _part(request, "chart_legend", board, c)
         html[f"table-{c.chart.key}-rows"] = _part(request, "chart_table", board, c)
     grid, shown = board.grid, board.shown
-    response = JsonResponse(
-        {
-            "since": shown.since.timestamp(),
-            "until": shown.until.timestamp(),
-            "query": shown.query,
-            "preset": shown.preset,
-            "step": grid.step,
-            "at": grid.at,
-            # Five digits are more than a chart shows, and a third of the bytes.
-            "series": {
-                k: [v if v is None else float(f"{v:.5g}") for v in c] for k, c in grid.columns.items()
-            },
-            "marks": [_mark(m) for m in board.marks],
-            "bands": [
-                {"since": b.since.timestamp(), "until": b.until.timestamp(), "tone": b.tone}
-                for b in board.bands
-            ],
-            "html": html,
-        }
-    )
+    told = {
+        "since": shown.since.timestamp(),
+        "until": shown.until.timestamp(),
+        "query": shown.query,
+        "preset": shown.preset,
+        "step": grid.step,
+        "at": grid.at,
+        "marks": [_mark(m) for m in board.marks],
+        "bands": [
+            {"since": b.since.timestamp(), "until": b.until.timestamp(), "tone": b.tone} for b in board.bands
+        ],
+        "html": html,
+    }
+    columns = ",".join(f"{json.dumps(key)}:{_column(values)}" for key, values in grid.columns.items())
+    text = f'{json.dumps(told)[:-1]}, "series": {{{columns}}}}}'
+    response = HttpResponse(text, content_type="application/json")
     response["Cache-Control"] = "private, no-store"
     return response
+
+
+def _column(values: Sequence[float | None]) -> str:
+    """As JSON. Five digits are more than a chart shows, and a third of the bytes."""
+    return f"[{','.join('null' if v is None else f'{v:.5g}' for v in values)}]"
 
 
 def _mark(m: markers.Marker) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from django.http import Http404
 from deployments.lifecycle import MAY_EXIST, SERVING, STARTING, TERMINAL, Desired, State
 from deployments.models import Deployment, Event, Instance, Launch
 from deployments.models.deployment import DeploymentQuerySet
-from deployments.models.instance import InstanceQuerySet
+from deployments.models.instance import SECRETS, InstanceQuerySet
 from deployments.monitoring import launches, phases
-from deployments.monitoring.phases import Phase, Span, Usual, Verdict
+from deployments.monitoring.phases import Move, Phase, Span, Usual, Verdict
+from deployments.monitoring.uptime import Fact
 from panel import logs
 from panel.accounts.models import User
 from panel.audit.models import Pseudonym
@@ -26,10 +27,22 @@ UNHEALTHY = (State.DEGRADED, State.UNKNOWN)
 
 
 def get_deployment_or_404(user: User, pk: UUID) -> Deployment:
-    """The deployment, if the user may see it; what may not be seen does not exist."""
-    found = Deployment.objects.visible_to(user).select_related("owner").filter(pk=pk).first()
+    """The deployment with its newest attempt as `current`, if the user may see it; what may not be seen does not exist.
+
+    One query, for every deployment has an attempt from its launch on. The attempt comes without its secrets.
+    """
+    seen = Deployment.objects.visible_to(user).filter(pk=pk)
+    newest = (
+        Instance.objects.filter(deployment__in=seen)
+        .select_related("deployment__owner", "account", "launch", "monitor")
+        .defer(*SECRETS, "monitor__counters")
+        .order_by("-attempt")
+        .first()
+    )
+    found = newest.deployment if newest else seen.select_related("owner").first()
     if found is None:
         raise Http404
+    _attach(found, newest)
     logs.about(deployment=pk)
     return found
 
@@ -55,23 +68,27 @@ _LATER = Instance.objects.filter(deployment=OuterRef("deployment"), attempt__gt=
 def fleet(user: User, counted: Counts, *, size: int) -> list[Deployment]:
     """What an operator must see first, at most `size`: the troubled and what bills on its way out, then the newest.
 
-    One query, and one more when something presses. Every deployment has an attempt from its launch on.
+    One query. Every deployment has an attempt from its launch on.
     """
     seen = Deployment.objects.visible_to(user)
-    pressing = list(_pressing(seen).values_list("pk", flat=True)[:size]) if counted.pressing else []
     newest_wanted = seen.wanted().order_by("-created_at").values("pk")[:size]
+    shown_first = Q(pk__in=_pressing(seen).values("pk")[:size]) if counted.pressing else Q()
     attempts = (
-        Instance.objects.filter(Q(pk__in=pressing) | (Q(deployment__in=newest_wanted) & ~Exists(_LATER)))
+        Instance.objects.filter(shown_first | (Q(deployment__in=newest_wanted) & ~Exists(_LATER)))
         .select_related("deployment__owner", "account")
         .without_secrets()
     )
     shown: dict[UUID, Deployment] = {}
-    for instance in sorted(
-        attempts, key=lambda i: (i.pk not in pressing, -i.deployment.created_at.timestamp())
-    ):
+    for instance in sorted(attempts, key=lambda i: (not _presses(i), -i.deployment.created_at.timestamp())):
         _attach(instance.deployment, instance)
         shown.setdefault(instance.deployment_id, instance.deployment)
     return list(shown.values())[:size]
+
+
+def _presses(instance: Instance) -> bool:
+    """As `_pressing` says it of the rows."""
+    leaving = instance.deployment.desired == Desired.TERMINATED
+    return instance.status in MAY_EXIST and (instance.status in UNHEALTHY or leaving)
 
 
 def _pressing(seen: DeploymentQuerySet) -> InstanceQuerySet:
@@ -177,10 +194,19 @@ class Waterfall:
     """Of the phase that goes on, or of the last one, when it is not as usual."""
 
 
-def waterfall(instance: Instance | None, events: Sequence[Event], *, now: datetime) -> Waterfall | None:
-    """The way of one attempt to its first token, from its state events, oldest first. None before the first."""
-    launch = Launch.objects.filter(instance=instance).first() if instance else None
-    way = launches.way_of(launch, events) if instance else None
+def moves_of(instance: Instance | None, facts: Iterable[Fact], *, since: datetime) -> list[Move]:
+    """When the attempt took each state, oldest first: out of its deployment's `facts` since then, where they hold it."""
+    if instance is None:
+        return []
+    if instance.ended_at and instance.ended_at < since:
+        return launches.moves([instance.pk])[instance.pk]
+    return [(State(f.to), f.at) for f in facts if f.instance == instance.pk and f.kind == "state" and f.to]
+
+
+def waterfall(instance: Instance | None, moves: Sequence[Move], *, now: datetime) -> Waterfall | None:
+    """The way of one attempt to its first token, from the states that it took, oldest first. None before the first."""
+    launch: Launch | None = getattr(instance, "launch", None)
+    way = phases.way(moves, launches.marks_of(launch))
     if instance is None or way is None:
         return None
     usual = _usual(instance, now=now)

@@ -261,7 +261,8 @@ def test_what_does_not_arrive_is_listed_tried_again_and_given_up(client, boss):
     made.waiting(hook, state="sent", sent_at=timezone.now(), occasion="resolved")
     page = client.get(f"{ALERTS}?tab=log&state=undelivered").text
     assert "It answered 503." in page
-    assert "1 alert could not be delivered." in page
+    assert "1 alert could not be delivered</a>." in page
+    assert f'href="{ALERTS}?tab=log&amp;state=undelivered"' in page
     client.post(reverse("alert_message_retry", args=[lost.pk]))
     lost.refresh_from_db()
     assert (lost.state, lost.tries) == ("waiting", 0)

@@ -2,7 +2,8 @@
 
     python -m tests.bench.bench_samples             SQLite; with DATABASE_URL, in a database of that server's own
 
-A scrape every 15 seconds: raw rows of 48 hours, minutes of 30 days, hours of 90 days, as `roll_up` leaves them. They
+A scrape every 15 seconds: raw rows of 48 hours, minutes of 30 days, hours and quarters of days of 90 days, as
+`roll_up` leaves them. They
 are generated in that form. Goal: p95 100 ms for each chart, at most 2,000 points.
 """
 
@@ -83,7 +84,10 @@ def _fill(ids: list[UUID], now: datetime) -> int:
     # One canary in five minutes is in every twentieth row of 15 seconds.
     for c in ("canary_ttft", "canary_rate"):
         values[c] = f"CASE WHEN at.bucket % 300 = 0 THEN {values[c]} END"
-    for resolution, kept in ((15, timedelta(hours=48)), (60, timedelta(days=30)), (3600, timedelta(days=90))):
+    long = timedelta(days=90)
+    for resolution, kept in (
+        (15, timedelta(hours=48)), (60, timedelta(days=30)), (3600, long), (21_600, long),
+    ):  # fmt: skip
         end = samples._bucket(now, resolution)
         begin = samples._bucket(now - kept, resolution) + resolution
         with connection.cursor() as cursor:
@@ -143,6 +147,7 @@ def _work(ids: list[UUID], now: datetime) -> None:
     minutes = iter(range(1, 10_000))
     samples.Heartbeat.beat("samples-60", now)
     samples.Heartbeat.beat("samples-3600", now)
+    samples.Heartbeat.beat("samples-21600", now)
     _told("roll_up, each minute", _timed(lambda: samples.roll_up(now + timedelta(minutes=next(minutes))), 8))
     later = iter(range(1, 10_000))
     _told(
@@ -156,6 +161,8 @@ def _charts(ids: list[UUID], now: datetime) -> None:
         for chart, keys in CHARTS.items():
             _chart(f"{name}, {chart}", ids, 1, keys, since, now)
         _chart(f"{name}, latency, 4 replicas", ids, 4, CHARTS["latency"], since, now)
+        for some in (4, len(ids)):
+            _together(f"{name}, latency, {some} in one line", ids[:some], CHARTS["latency"], since, now)
         _chart(f"{name}, sparklines of {len(ids)}", ids, len(ids), ("running",), since, now, points=60)
 
 
@@ -176,6 +183,20 @@ def _chart(
     def read() -> int:
         n = next(turns) * some % len(ids)
         return len(samples.read((ids * 2)[n : n + some], keys, since, now, points=points, now=now))
+
+    found = read()
+    _told(name, _timed(read), f"{found} points")
+
+
+def _together(name: str, ids: list[UUID], keys: tuple[str, ...], since: datetime, now: datetime) -> None:
+    """One chart of several instances as the pages draw it."""
+    from deployments.monitoring import samples
+    from deployments.views.boards import POINTS
+
+    folds = dict.fromkeys(keys, "max")
+
+    def read() -> int:
+        return len(samples.read_together(ids, folds, since, now, points=POINTS, now=now).at)
 
     found = read()
     _told(name, _timed(read), f"{found} points")

@@ -334,6 +334,27 @@ def test_the_budget_is_read_in_three_queries(ask, django_assert_num_queries):
         ask(now=NOW + H)
 
 
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_the_outlook_is_the_status_and_the_days_in_as_many_queries(period, django_assert_num_queries):
+    factories.budget("1000", period=period)
+    ended, _open = running("0.31", since=NOW - 75 * H), running("0.17", since=NOW - 30 * H)
+    ledger.meter(NOW - H)
+    ledger.close(ended.pk, at=NOW - H)
+    first = (NOW - 20 * 24 * H).date()
+    with django_assert_num_queries(3):
+        found = budgets.outlook(first, now=NOW + H / 3)
+    assert found.budget == budgets.status(now=NOW + H / 3)
+    assert found.burn == ledger.burn(now=NOW + H / 3)
+    days = ledger.by_day(first, (NOW + 24 * H).date(), now=NOW + H / 3)
+    assert found.days == {day: usd for day, usd in days if usd}
+
+
+def test_the_outlook_without_a_budget_knows_the_days_and_the_burn():
+    running("0.1", since=NOW - 2 * H)
+    found = budgets.outlook(NOW.date(), now=NOW)
+    assert (found.budget, found.burn, found.days) == (None, Decimal("0.1"), {NOW.date(): Decimal("0.2")})
+
+
 # -- setting it ---------------------------------------------------------------------------------
 
 

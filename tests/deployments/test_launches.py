@@ -473,9 +473,8 @@ def test_why_a_container_ended_stands_there_after_its_machine_is_gone(client, ma
 
 def test_the_first_token_is_a_row_of_the_waterfall(made) -> None:
     instance = made.ready.instances.get()
-    events = list(instance.events.filter(kind="state").order_by("at", "pk"))
     Launch.objects.filter(pk=instance.pk).update(first_token=0.41)
-    found = reads.waterfall(instance, events, now=timezone.now())
+    found = reads.waterfall(instance, launches.moves([instance.pk])[instance.pk], now=timezone.now())
     assert found
     assert [row.phase for row in found.phases][-2:] == [Phase.WARM, Phase.FIRST_TOKEN]
     assert found.phases[-1].took == timedelta(seconds=0.41)
