@@ -207,6 +207,8 @@ CELERY_BEAT_SCHEDULE = {
     "balances": {"task": "deployments.tasks.balances_due", "schedule": 60.0, "options": {"expires": 60}},
     "drills": {"task": "deployments.tasks.drills_due", "schedule": 5.0, "options": {"expires": 10}},
     "meter": {"task": "billing.tasks.meter", "schedule": 15.0, "options": {"expires": 60}},
+    # It asks the bank every six hours, and every hour while that fails.
+    "rates": {"task": "billing.tasks.rates", "schedule": 300.0, "options": {"expires": 300}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
@@ -366,6 +368,11 @@ RUNPOD_ACTIVE_DISCOUNT = env("RUNPOD_ACTIVE_DISCOUNT", "0")
 RUNPOD_LOAD_BALANCER = env_bool("RUNPOD_LOAD_BALANCER")
 # Traffic that a month is expected to take, GB, for the all-in price where a provider charges for it.
 EXPECTED_TRAFFIC_GB = env_int("REGIA_EXPECTED_TRAFFIC_GB", 50)
+
+# The European Central Bank's exchange rates; empty: none are fetched, and an administrator enters them.
+ECB_RATES_URL = os.environ.get(
+    "REGIA_ECB_RATES_URL", "https://www.ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml"
+).strip()
 
 # The local provider: where its engines live, and what an hour of this computer is said to cost.
 LOCAL_ENGINES_DIR = DATA_DIR / "engines"

@@ -8,6 +8,7 @@ from billing.models.ledger import (
     PriceSegment,
     UsageCharge,
 )
+from billing.models.rate import DisplayCurrency, ExchangeRate
 from billing.models.subject import Subject
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "ClosedPeriod",
     "Component",
     "DayTotal",
+    "DisplayCurrency",
+    "ExchangeRate",
     "LedgerEntry",
     "PriceSegment",
     "Reservation",

@@ -31,6 +31,7 @@ _ADMINISTER = [
     "deployments.view_event",
     "deployments.view_residencyevidence",
     "billing.change_budget",
+    "billing.add_exchangerate",
     "billing.view_adjustment",
     "billing.view_closedperiod",
     "billing.view_pricesegment",
