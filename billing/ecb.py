@@ -53,8 +53,8 @@ def parse(document: bytes) -> list[Day]:
     parser.StartElementHandler = reader.element
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = _refuse
     try:
-        parser.Parse(document, True)
-    except expat.ExpatError:
+        parser.Parse(document, True)  # noqa: FBT003
+    except (expat.ExpatError, LookupError, ValueError):
         raise BadRates("The bank's file is cut or is not XML, so nothing of it was kept.") from None
     days = [(day, rates) for day, rates in reader.days if fx.RECORD in rates]
     if not days:
