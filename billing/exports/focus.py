@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -123,10 +124,10 @@ def _constant(line: Line) -> dict[str, str]:
     provider = provider_name(subject.provider)
     account = str(subject.account or f"{subject.provider}-account-unknown")
     region, region_name = _region(subject)
-    resource = subject.label or str(subject.pk)
+    resource = ascii_only(subject.label) or str(subject.pk)
     return {
         "BillingAccountId": account,
-        "BillingAccountName": subject.account_label or provider,
+        "BillingAccountName": ascii_only(subject.account_label) or provider,
         "BillingAccountType": "Account",
         "BillingCurrency": fx.RECORD,
         "PricingCurrency": fx.RECORD,
@@ -153,7 +154,7 @@ def _constant(line: Line) -> dict[str, str]:
 def _region(subject: Subject) -> tuple[str, str]:
     """Both or none: the data centre in its country, else the country."""
     country = country_name(subject.country)
-    place = subject.data_center.strip() or subject.country
+    place = ascii_only(subject.data_center.strip() or subject.country)
     return place, (country or place) if place else ""
 
 
@@ -258,7 +259,7 @@ def _correction(line: Line, closings: Sequence[tuple[datetime, datetime]]) -> di
         **_costs(number(line.usd)),
         "ChargeCategory": "Adjustment",
         "ChargeClass": "Correction" if late else "",
-        "ChargeDescription": line.reason,
+        "ChargeDescription": ascii_only(line.reason),
         "ChargeFrequency": "One-Time",
     }
 
@@ -295,7 +296,18 @@ def _converted(line: Line, rates: fx.Rates) -> dict[str, str]:
 def _description(line: Line, kind: Kind) -> str:
     subject = line.subject
     what = subject.gpu if line.component == Component.COMPUTE and subject.gpu else kind.name
-    return ", ".join(part for part in (what, subject.tier, subject.scope_label) if part)
+    return ascii_only(", ".join(part for part in (what, subject.tier, subject.scope_label) if part))
+
+
+def ascii_only(text: str) -> str:
+    """`text` in ASCII: accents are left out, all else is "?". Names stand as they are in ResourceName and Tags.
+
+    FOCUS asks for Unicode, its validator for ASCII, in every text but those.
+    """
+    if text.isascii():
+        return text
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return bare.encode("ascii", "replace").decode()
 
 
 def _divided(usd: Decimal, by: Decimal) -> Decimal:

@@ -8,11 +8,12 @@ from decimal import Decimal
 
 from billing import fx, ledger
 from billing.models import Component, LedgerEntry, Subject, UsageCharge
+from billing.posting import total_day
 
 NOW = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 OCTOBER = datetime(2026, 10, 1, tzinfo=UTC)
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
-HOSTILE = ("=cmd|' /C calc'!A0", "+1+1", "@SUM(A1)", '-2"quoted",\nnext line', "\t=1", "\u202eevil\u202c", "two\r\nlines")  # fmt: skip
+HOSTILE = ("=cmd|' /C calc'!A0", "+1+1", "@SUM(A1)", '-2"quoted",\nnext line', "\t=1", "\u202eevil\u202c", "Zürich 東京", "two\r\nlines")  # fmt: skip
 RATES = {datetime(2026, 10, 30).date(): "1.0800", datetime(2026, 11, 20).date(): "1.0850"}  # noqa: DTZ001
 
 
@@ -72,6 +73,7 @@ def _traffic(pod: Subject) -> None:
         usd = Decimal(gigabytes) * Decimal("0.02")
         UsageCharge.objects.create(subject=pod, component=Component.TRAFFIC_OUT, quantity=Decimal(gigabytes), unit="GB", usd_per_unit=Decimal("0.02"), at=at, external_id=f"t{i}")  # fmt: skip
         LedgerEntry.objects.create(subject=pod, component=Component.TRAFFIC_OUT, hour=at, seconds=0, usd=usd)
+        total_day(at.date(), [pod.pk])
 
 
 def _october(pod: Subject) -> None:
