@@ -1,7 +1,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing import ledger, reconcile
+from billing import ecb, ledger, reconcile
 
 
 @shared_task(name="billing.tasks.meter")
@@ -12,3 +12,8 @@ def meter() -> int:
 @shared_task(name="billing.tasks.reconcile")
 def compare_bills() -> int:
     return reconcile.match_due(now=timezone.now())
+
+
+@shared_task(name="billing.tasks.rates")
+def rates() -> int:
+    return ecb.follow(now=timezone.now())

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import machine, reconciliation, spend
+from billing.views import exports, machine, reconciliation, spend, statements
 
 urlpatterns = [
     path("spend/", spend.spend, name="spend"),
@@ -14,4 +14,11 @@ urlpatterns = [
     path("spend/reconciliation/bills/<uuid:account>/", reconciliation.ask_again, name="bill_again"),
     path("spend/reconciliation/<uuid:pk>/", reconciliation.discrepancy, name="discrepancy"),
     path("spend/reconciliation/<uuid:pk>/<slug:action>/", reconciliation.act, name="discrepancy_action"),
+    path("spend/statements/", statements.statements, name="statements"),
+    path("spend/statements/<str:month>/", statements.monthly, name="statement"),
+    path("spend/currency/", statements.currency, name="currency"),
+    path("spend/rates/", statements.rate, name="exchange_rate"),
+    path("spend/export/focus.csv", exports.export_focus, name="export_focus"),
+    path("spend/export/<slug:what>.csv", exports.export_csv, name="export_csv"),
+    path("spend/export/<slug:what>.json", exports.export_json, name="export_json"),
 ]

@@ -210,6 +210,8 @@ CELERY_BEAT_SCHEDULE = {
     # Each account's bill is asked for once an hour, and compared when it tells something new.
     "statements": {"task": "deployments.tasks.statements_due", "schedule": 60.0, "options": {"expires": 60}},
     "reconcile": {"task": "billing.tasks.reconcile", "schedule": 300.0, "options": {"expires": 300}},
+    # It asks the bank every six hours, and every hour while that fails.
+    "rates": {"task": "billing.tasks.rates", "schedule": 300.0, "options": {"expires": 300}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
@@ -372,6 +374,11 @@ RUNPOD_LOAD_BALANCER = env_bool("RUNPOD_LOAD_BALANCER")
 EXPECTED_TRAFFIC_GB = env_int("REGIA_EXPECTED_TRAFFIC_GB", 50)
 # Unexplained money (the meter and a bill differ) that is told to the operators when it is two days old, whole USD.
 UNEXPLAINED_ALERT_USD = env_int("REGIA_UNEXPLAINED_ALERT_USD", 5)
+
+# The European Central Bank's exchange rates; empty: none are fetched, and an administrator enters them.
+ECB_RATES_URL = os.environ.get(
+    "REGIA_ECB_RATES_URL", "https://www.ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml"
+).strip()
 
 # The local provider: where its engines live, and what an hour of this computer is said to cost.
 LOCAL_ENGINES_DIR = DATA_DIR / "engines"

@@ -20,6 +20,8 @@ for _name in (
     "VAST_API_BASE_URL",
 ):
     os.environ[_name] = NOWHERE
+# No rates are fetched.
+os.environ["REGIA_ECB_RATES_URL"] = ""
 os.environ.setdefault("INFERENCE_IMAGE", "registry.example.com/regia/inference:test")
 # The catalogue knows no commit of it, and without one nothing is rented.
 os.environ["INFERENCE_REVISION_QWEN3_4B_FP8"] = "f" * 40

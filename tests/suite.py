@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from tests import vllm_venv
+from tests import focus_venv, vllm_venv
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
@@ -113,18 +113,30 @@ def steps(*, fast: bool, extra: list[str], scratch: Path) -> Iterator[Step]:
     missing = "" if fast else _postgres_missing(database) or _redis_missing(broker)
     sqlite = extra or ([] if fast or missing else POSTGRESQL_ALONE)
     yield _pytest(
-        "tests on SQLite", "not browser and not services and not image and not vllm", sqlite, workers=3
+        "tests on SQLite",
+        "not browser and not services and not image and not vllm and not focus",
+        sqlite,
+        workers=3,
     )
     if fast:
         return
     yield _pytest(
         # An engine knows nothing of the database: what starts one is run once, on SQLite.
-        "tests on PostgreSQL and Redis", "services or not (browser or engine or image or vllm)",
+        "tests on PostgreSQL and Redis", "services or not (browser or engine or image or vllm or focus)",
         extra or SQLITE_ALONE, workers=2,
         environment={"DATABASE_URL": database, "CELERY_BROKER_URL": broker},
         needs=lambda: missing,
     )  # fmt: skip
     yield _pytest("the inference image", "image", extra, workers=2, needs=_nginx_missing)
+    if not extra:
+        yield Step(
+            "the FOCUS validator's packages", [str(BIN / "python"), str(ROOT / "tests" / "focus_venv.py")],
+            needs=focus_venv.missing,
+        )  # fmt: skip
+    yield _pytest(
+        "the FOCUS validator", "focus", extra,
+        needs=lambda: "" if focus_venv.is_made() else "the validator's packages are not there",
+    )  # fmt: skip
     chromium = _chromium()
     yield _pytest(
         "journeys in a browser", "browser", extra, workers=2, dist="loadfile", environment={"CHROMIUM": chromium},

@@ -103,6 +103,13 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "advice_action": Row(
             "302 403 302 302", "302 403 302 302", [ready, "move", "dismiss"], {"days": "30", "reason": "no"}
         ),
+        "statements": Row("302 200 200 200", "302 405 405 405"),
+        "statement": Row("302 200 200 200", "302 405 405 405", [f"{timezone.now():%Y-%m}"]),
+        "currency": Row("302 403 403 302", "302 403 403 302", data={"show-currency": "CZK"}),
+        "exchange_rate": Row("302 403 403 302", "302 403 403 422"),
+        "export_focus": Row("302 200 200 200", "302 405 405 405"),
+        "export_csv": Row("302 200 200 200", "302 405 405 405", ["entries"]),
+        "export_json": Row("302 200 200 200", "302 405 405 405", ["days"]),
         # -- alerts ---------------------------------------------------------------------------------
         "alerts": Row("302 403 200 200", "302 403 200 200"),
         "notice_acknowledge": Row("302 403 405 405", "302 403 302 302", [made.notice.pk]),

@@ -8,6 +8,7 @@ from billing.models.ledger import (
     PriceSegment,
     UsageCharge,
 )
+from billing.models.rate import DisplayCurrency, ExchangeRate
 from billing.models.statement import (
     AccountDay,
     BalanceSnapshot,
@@ -34,6 +35,8 @@ __all__ = [
     "DayTotal",
     "Discrepancy",
     "DiscrepancyNote",
+    "DisplayCurrency",
+    "ExchangeRate",
     "LedgerEntry",
     "MonthClose",
     "MonthTotal",

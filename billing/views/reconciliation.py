@@ -26,7 +26,7 @@ from billing.statements import BALANCE, unassigned_id
 from panel.accounts.access import REFUSED, requires
 from panel.accounts.models import User
 from panel.audit import chain
-from panel.ui.csvfile import CsvResponse, csv_response
+from panel.ui.csvfile import Download, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -135,7 +135,7 @@ def _months(now: datetime) -> list[date]:
 
 @requires("billing.view_discrepancy")
 @require_safe
-def export(request: SignedInRequest) -> CsvResponse:
+def export(request: SignedInRequest) -> Download:
     """The gaps that the page lists, all of them, as comma-separated values."""
     filters = _filters(request, now=timezone.now())
     rows = (_cells(d) for d in _listed(filters).iterator(chunk_size=1_000))

@@ -18,7 +18,7 @@ from deployments.monitoring import reliability
 from deployments.monitoring.reliability import DeploymentRow, PlaceRow, Report
 from deployments.monitoring.uptime import Uptime
 from panel.accounts.access import requires
-from panel.ui.csvfile import CsvResponse, csv_response
+from panel.ui.csvfile import Download, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -60,7 +60,7 @@ def _period(request: SignedInRequest, *, now: datetime) -> Period:
 
 @requires("deployments.view_deployment")
 @require_safe
-def report_csv(request: SignedInRequest) -> CsvResponse:
+def report_csv(request: SignedInRequest) -> Download:
     """The same rows as comma-separated values: a row for each provider and tier, then one for each deployment."""
     now = timezone.now()
     period = _period(request, now=now)

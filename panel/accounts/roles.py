@@ -38,6 +38,7 @@ _ADMINISTER = [
     "billing.view_booking",
     "billing.view_monthclose",
     "billing.view_providerstatement",
+    "billing.add_exchangerate",
     "billing.view_adjustment",
     "billing.view_closedperiod",
     "billing.view_pricesegment",

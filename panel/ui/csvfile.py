@@ -1,51 +1,61 @@
-"""Comma-separated files for people with a spreadsheet: sent row by row, and no cell is a formula."""
+"""Files for people with a spreadsheet: sent as they are made, whatever their length, and no cell is a formula."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
-from itertools import batched
+from decimal import Decimal
+from itertools import batched, chain
 
 from asgiref.sync import sync_to_async
 from django.http import StreamingHttpResponse
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What a spreadsheet takes for the begin of a formula, also in full width."""
-_ROWS = 200
-"""Rows in one piece."""
+_ROWS = 500
+"""Rows in one piece of a file."""
+_FORMULA = tuple("=+-@＝＋－＠|%")
+_CONTROL = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127))
+"""They are no text, and some programs end a cell or a file at them."""
 
 
-def defused(value: object) -> object:
-    """A text that a spreadsheet would take for a formula begins with an apostrophe; None is empty.
+class Plain(str):
+    """A text that was made here, as a number or a date is: it is written as it stands."""
 
-    Numbers stay numbers, a negative one too; a time is ISO 8601 in its own zone.
+    __slots__ = ()
+
+
+def defused(text: str) -> str:
+    """`text` as a cell that no spreadsheet takes for a formula: an apostrophe comes before what begins like one.
+
+    Spaces and line breaks before it do not help; control characters are left out.
     """
-    if value is None:
-        return ""
+    text = text.translate(_CONTROL)
+    if text[:1] in ("\t", "\r", "\n") or text.lstrip().startswith(_FORMULA):
+        return f"'{text}"
+    return text
+
+
+def lines(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The rows as pieces of a CSV file. Texts are defused; a number is given as a number, or as a `Plain` text.
+
+    None is empty, a Decimal has no exponent, a time is ISO 8601 in its own zone. Rows are asked for only as they are sent.
+    """
+    for some in batched(rows, _ROWS):
+        out = io.StringIO()
+        csv.writer(out).writerows([_cell(value) for value in row] for row in some)
+        yield out.getvalue()
+
+
+def _cell(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
-    if not isinstance(value, str):
-        return value
-    # Some look past blanks at the begin.
-    risky = value.startswith(_FORMULA) or value.lstrip().startswith(_FORMULA)
-    return f"'{value}" if risky else value
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return defused(value) if value and isinstance(value, str) and not isinstance(value, Plain) else value
 
 
-class _Echo:
-    def write(self, text: str) -> str:
-        return text
-
-
-def lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """The file's text, a few hundred rows in each piece. Rows are asked for only as they are sent."""
-    writer = csv.writer(_Echo())
-    yield str(writer.writerow(header))
-    for some in batched(rows, _ROWS):
-        yield "".join(str(writer.writerow([defused(cell) for cell in row])) for row in some)
-
-
-class CsvResponse(StreamingHttpResponse):
+class Download(StreamingHttpResponse):
     """Sent piece by piece by either kind of server."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -59,13 +69,15 @@ class CsvResponse(StreamingHttpResponse):
         return sent()
 
 
-def csv_response(name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> CsvResponse:
-    """An answer that is kept as the file `name`; UTF-8."""
-    return CsvResponse(
-        lines(header, rows),
-        content_type="text/csv; charset=utf-8",
-        headers={
-            "Content-Disposition": f'attachment; filename="{name}"',
-            "Cache-Control": "private, no-store",
-        },
-    )
+def download(name: str, pieces: Iterable[str], *, content_type: str) -> Download:
+    """An answer that is kept as the file `name`, in pieces that are made as they are asked for."""
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Cache-Control": "private, no-store",
+    }
+    return Download(pieces, content_type=content_type, headers=headers)
+
+
+def csv_response(name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Download:
+    """The rows as the file `name`, with a first row of names; UTF-8."""
+    return download(name, lines(chain([header], rows)), content_type="text/csv; charset=utf-8")

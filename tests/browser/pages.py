@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from axe_playwright_python.base import AXE_SCRIPT
+from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.browser.scene import Scene
@@ -97,6 +98,8 @@ def paths(scene: Scene) -> dict[str, str]:
         "spend-none": "/spend/?range=last-month&gpu=none&from=x",
         "spend-machine": f"/spend/machine/{scene.machine.pk}/",
         "advice": "/spend/advice/",
+        "statements": "/spend/statements/",
+        "statement": f"/spend/statements/{timezone.now():%Y-%m}/",
         "playground": "/playground/",
         "password": "/accounts/password/change/",
         "logout": "/accounts/logout/",

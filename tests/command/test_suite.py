@@ -47,7 +47,13 @@ def test_a_flag_that_is_wrong_is_refused(flags: list[str], capsys: pytest.Captur
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """The suite's own files in a folder without any environment."""
-    for name in ("tests/__init__.py", "tests/suite.py", "tests/vllm_venv.py", "requirements/vllm.lock"):
+    for name in (
+        "tests/__init__.py",
+        "tests/suite.py",
+        "tests/focus_venv.py",
+        "tests/vllm_venv.py",
+        "requirements/vllm.lock",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "home").mkdir()
