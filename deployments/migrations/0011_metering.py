@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("deployments", "0009_tags"),
+        ("deployments", "0010_charts"),
     ]
 
     operations = [
