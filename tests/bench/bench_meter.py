@@ -70,7 +70,9 @@ def a_year() -> None:
                 reprice(id, dice, at=now)
         if step * STEP % timedelta(days=30) == timedelta(0):
             print(f"  {now:%Y-%m-%d}  {watch}", flush=True)
-    print(f"{connection.vendor}: {MACHINES} deployments, {DAYS} days in steps of {STEP // timedelta(hours=1)} h: {watch}")
+    print(
+        f"{connection.vendor}: {MACHINES} deployments, {DAYS} days in steps of {STEP // timedelta(hours=1)} h: {watch}"
+    )
     print(f"  {LedgerEntry.objects.count():,} entries, {DayTotal.objects.count():,} day totals")
     check(now)
 
