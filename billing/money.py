@@ -18,6 +18,7 @@ MAX_USD = Decimal(999_999_999)
 """The largest amount that is accepted: it leaves the 64-bit sum room for nine such amounts."""
 
 _US_PER_HOUR = 3_600_000_000
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class BadAmount(ValueError):
@@ -71,7 +72,7 @@ def accrued_between(usd_per_hour: Decimal, start: datetime, a: datetime, b: date
 
 def accrued_nano(price_nano: int, span: timedelta) -> int:
     """What `span` costs at `price_nano` an hour, nano-dollars, rounded half-up. Never negative."""
-    us = max(0, span // timedelta(microseconds=1))
+    us = max(0, span // _MICROSECOND)
     return (price_nano * us * 2 + _US_PER_HOUR) // (2 * _US_PER_HOUR)
 
 

@@ -18,9 +18,10 @@ from django.db import connection
 
 from billing.models import Adjustment, ClosedPeriod, LedgerEntry, PriceSegment, Subject
 from billing.money import accrued_nano, from_nano, to_nano
-from billing.periods import HOUR, hours_between
+from billing.periods import HOUR, hour_of, hours_between
 from billing.rollup import total_days
 
+_NOTHING = (0, timedelta(0))
 _ROWS = 2_000
 """Rows for each INSERT: many enough to be quick, few enough for every database's limit of parameters."""
 
@@ -32,14 +33,6 @@ class Span:
     nano: int
     start: datetime
     end: datetime
-
-    def within(self, a: datetime, b: datetime) -> tuple[int, timedelta]:
-        """Nano-dollars and time of the part that lies in [a, b)."""
-        a, b = max(a, self.start), min(b, self.end)
-        if a >= b:
-            return 0, timedelta(0)
-        # Differences of cumulative amounts, so that the hours add up to the span exactly.
-        return accrued_nano(self.nano, b - self.start) - accrued_nano(self.nano, a - self.start), b - a
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +114,13 @@ def post(changes: Iterable[Change], *, reason: str) -> int:
     emptied: dict[tuple[UUID, str], list[datetime]] = defaultdict(list)
     days: dict[date, set[UUID]] = defaultdict(set)
     for change in changes:
+        after = _costs(change.after, change.since)
+        before = _costs(change.before, change.since) if closed and change.since < closed else {}
         for hour in change.hours():
-            nano, time = _cost(change.after, hour)
+            nano, time = after.get(hour, _NOTHING)
             days[hour.date()].add(change.subject_id)
             if closed and hour < closed:
-                if difference := nano - _cost(change.before, hour)[0]:
+                if difference := nano - before.get(hour, _NOTHING)[0]:
                     adjustments.append(_adjustment(change, hour, difference, reason))
             elif time:
                 seconds = round(time.total_seconds())
@@ -155,13 +150,20 @@ def write_entries(entries: Sequence[Entry]) -> None:
         cursor.executemany(_UPSERT, rows)
 
 
-def _cost(held: Sequence[Span], hour: datetime) -> tuple[int, timedelta]:
-    nano, time = 0, timedelta(0)
+def _costs(held: Sequence[Span], since: datetime) -> dict[datetime, tuple[int, timedelta]]:
+    """What each hour from the one of `since` on costs, nano-dollars, and the time of it that is charged."""
+    first, found = hour_of(since), dict[datetime, tuple[int, timedelta]]()
     for span in held:
-        part, length = span.within(hour, hour + HOUR)
-        nano += part
-        time += length
-    return nano, time
+        at = max(span.start, first)
+        hour, done = hour_of(at), accrued_nano(span.nano, at - span.start)
+        while at < span.end:
+            until = min(hour + HOUR, span.end)
+            # Differences of cumulative amounts, so that the hours add up to the span exactly.
+            total = accrued_nano(span.nano, until - span.start)
+            nano, time = found.get(hour, _NOTHING)
+            found[hour] = (nano + total - done, time + (until - at))
+            at, hour, done = until, hour + HOUR, total
+    return found
 
 
 def _adjustment(change: Change, hour: datetime, nano: int, reason: str) -> Adjustment:

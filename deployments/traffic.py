@@ -42,11 +42,16 @@ def note(rows: Iterable[Instance], by_id: Mapping[str, Machine], *, now: datetim
     due = []
     for row in rows:
         machine = by_id.get(row.remote_id) if row.remote_id else None
-        if machine and row.status is not State.REQUESTED and row.offer.traffic_usd_per_gb:
+        if machine and row.status is not State.REQUESTED and _costs(row):
             state, usages = _told(row, machine, now=now) or _estimated(row, now=now)
             if state != row.traffic:
                 due.append((row, state, usages))
     return _write(due, now=now) if due else 0
+
+
+def _costs(row: Instance) -> bool:
+    """By the frozen quote as it lies there: to thaw it for every machine of every list would cost more than the rest."""
+    return Decimal(row.quote.get("traffic_usd_per_gb") or 0) > 0
 
 
 def prices(quote: Quote) -> dict[str, Decimal]:

@@ -8,6 +8,8 @@ from decimal import Decimal
 from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from billing import ledger
 from billing.models import Adjustment, Component, LedgerEntry, PriceSegment, Subject, UsageCharge
@@ -17,6 +19,7 @@ from deployments.models import Instance, ProviderAccount
 from deployments.models.offer import freeze_quote
 from deployments.providers.base import Bills, Inspection, Listing, Machine, MachineStatus, Unavailable, Volume
 from deployments.providers.runpod import TRAITS as RUNPOD
+from tests.billing.conftest import LONG, PROFILE
 from tests.billing.laws import assert_books_balance, total
 from tests.conftest import NOW
 from tests.deployments.emulated_world import ROUNDING, EmulatedWorld, run_to
@@ -282,6 +285,27 @@ def test_what_nobody_tells_is_an_estimate_for_each_day_until_a_counter_does(sett
     assert [a.usd for a in Adjustment.objects.all()] == 2 * [Decimal("-0.08")], "what was closed is adjusted"
     assert told(i, at=NOW + timedelta(days=5)) == 0, "once a counter was told nothing is guessed"
     assert_books_balance()
+
+
+@settings(PROFILE, max_examples=1_000 if LONG else 30)
+@given(
+    readings=st.lists(
+        st.tuples(st.decimals(0, 100, places=6), st.integers(-3, 30), st.booleans()), max_size=12
+    )
+)
+def test_whatever_a_counter_and_the_clock_do_each_gain_is_charged_once(readings) -> None:
+    """The charges by name, the last word of each, are what the counter gained in all its lives."""
+    counter = {"epoch": 0, "hour": "", "base": "0", "seen": "0"}
+    charges: dict[tuple[int, str], Decimal] = {}
+    gained, last = ZERO, ZERO
+    for gb, hours, twice in readings:
+        for _ in range(1 + twice):
+            counter = traffic._counted(counter, gb, NOW + hours * H)
+            charges[counter["epoch"], counter["hour"]] = Decimal(counter["seen"]) - Decimal(counter["base"])
+        gained += gb - last if gb >= last else gb
+        last = gb
+    assert sum(charges.values(), ZERO) == gained
+    assert all(gb >= 0 for gb in charges.values())
 
 
 def test_where_traffic_costs_nothing_nothing_is_charged() -> None:
