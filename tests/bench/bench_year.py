@@ -401,7 +401,7 @@ def playing(year: Year, set_attribute: Callable[[Any, str, Any], object]) -> Ite
     seconds = lambda: year.now().timestamp()  # noqa: E731
     set_attribute(app, "send_task", year.ring)
     set_attribute(runpod_api, "PACE", RunPodPace(clock=seconds))
-    set_attribute(vast_pace, "SHARED", vast_pace.Pace(clock=seconds, sleep=lambda _: None))
+    set_attribute(vast_pace, "SHARED", vast_pace.Pace(clock=seconds, sleep=year.held.advance))
     # What is looked at each few seconds there is looked at with each list here.
     set_attribute(observe, "STEADY_INTERVAL", timedelta())
     set_attribute(found, "SPARE", timedelta())

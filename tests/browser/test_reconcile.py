@@ -51,7 +51,7 @@ def test_a_planted_gap_is_found_explained_booked_and_closed(browser, live_server
     page.get_by_text("+$2.64 is booked, and the gap is closed.").wait_for()
     assert not pages.axe(page)
     page.get_by_role("link", name="Reconciliation").last.click()
-    page.get_by_text("Nothing is unexplained").wait_for()
+    page.get_by_role("heading", name="Nothing is unexplained").wait_for()
     page.get_by_role("link", name="Closed", exact=True).click()
     page.get_by_role("link", name=scene_bills.STRANGER).wait_for()
     context.close()
