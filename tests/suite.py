@@ -39,6 +39,7 @@ SQLITE_ALONE = [
         "deployments/test_metrics.py", "deployments/test_metrics_endpoint.py", "alerts/test_mail_and_chat.py",
         "alerts/test_pages.py", "alerts/test_rules.py", "deployments/test_emulated_matrix.py",
         "deployments/test_emulated_faults.py", "deployments/test_emulated_life.py", "deployments/test_state_machine.py",
+        "deployments/test_tags.py", "billing/test_tags.py",
     )
 ]  # fmt: skip
 """Pure, with a database of its own, or pages: test_urls_by_role.py asks for every page on PostgreSQL too."""
