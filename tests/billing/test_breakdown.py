@@ -47,7 +47,7 @@ def fleet():
         autumn, scope_label="search", owner_id=owner.pk, account=UUID(int=7), account_label="Vast 1"
     )
     gone = machine(autumn, scope_label="mail", provider="runpod", tier="secure", gpu="", tags={"env": "test"})
-    other = machine(NOW - 20 * DAY, scope_label="mail", provider="runpod", tier="", tags={})
+    other = machine(NOW - 30 * DAY, scope_label="mail", provider="runpod", tier="", tags={})
     ledger.close(gone, at=autumn + 10 * DAY)
     ledger.meter(NOW - 20 * H)
     ledger.adjust(other, Decimal("-1.25"), hour=NOW - 2 * DAY, reason="credit", now=NOW)
