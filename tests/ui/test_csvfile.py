@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panel.ui.csvfile import csv_response, defused, lines
@@ -28,6 +28,7 @@ def test_none_is_empty_and_a_time_is_iso():
     assert defused(datetime(2026, 11, 28, 12, tzinfo=UTC)) == "2026-11-28T12:00:00+00:00"
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
 def test_a_reader_gets_every_cell_and_none_is_a_formula(rows):
     read = list(csv.reader(io.StringIO("".join(lines(("a", "b"), rows)), newline="")))
