@@ -105,7 +105,7 @@ class Line:
     id: str
     label: str
     sub: str
-    url: str
+    group: Group
     cost: Cost
     css: str
     share: Decimal | None
@@ -114,12 +114,13 @@ class Line:
 
 def _breakdown(query: QueryDict, asked: Asked, *, now: datetime) -> dict[str, Any]:
     found = breakdown.of(asked.days, asked.group, asked.filter, now=now)
-    lines, groups = _lines(query, asked, found), found.groups
+    lines, groups = _lines(asked, found), found.groups
     names = {line.id: line.label for line in lines}
     shown = _drawn(groups)
     page = Paginator(_sorted(lines, asked), ROWS).get_page(asked.page)
     return {
         "lines": page,
+        "rows": [(line, _url(query, asked.group, line.group)) for line in page.object_list],
         "whole": found.whole,
         "more": max(0, len(page.object_list) - 3),
         "chart": _chart(asked, found, shown, [names[_id(g)] for g in shown], now=now),
@@ -139,14 +140,14 @@ def _choices() -> dict[str, Any]:
     return {"choices": found, "people": people, "groups": groups}
 
 
-def _lines(query: QueryDict, asked: Asked, found: Breakdown) -> list[Line]:
+def _lines(asked: Asked, found: Breakdown) -> list[Line]:
     """A line for each group, the dearest first."""
     groups, whole = found.groups, found.whole
     people = _names({g.key[0] for g in groups}) if asked.group == "owner" else {}
     colours = {g.key: f"s{i}" for i, g in enumerate(_drawn(groups))}
     return [
         Line(
-            _id(g), _label(asked.group, g, people), _sub(asked.group, g), _url(query, asked.group, g), g.cost,
+            _id(g), _label(asked.group, g, people), _sub(asked.group, g), g, g.cost,
             colours.get(g.key, ""), g.cost.usd / whole.usd if whole.usd > 0 else None,
             # Of several kinds of machine together, the best hour of one says nothing of the others.
             g.cost.floor if asked.group in ("deployment", "machine", "gpu") else None,
@@ -322,7 +323,7 @@ def spend_csv(request: SignedInRequest) -> HttpResponseBase:
     """The table of the page with the same address, all of its rows in its order; amounts exact, times UTC."""
     now = timezone.now()
     asked = read(request.GET, now=now)
-    lines = _lines(request.GET, asked, breakdown.of(asked.days, asked.group, asked.filter, now=now))
+    lines = _lines(asked, breakdown.of(asked.days, asked.group, asked.filter, now=now))
     name = f"spend-{asked.days.start}-to-{asked.last}-by-{asked.group.replace(':', '-')}.csv"
     return csv_response(name, HEADER, _cells(_sorted(lines, asked), asked))
 

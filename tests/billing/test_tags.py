@@ -1,7 +1,7 @@
 """What an operator may type as tags, and the sentence for everything else."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from billing import tags
@@ -19,6 +19,7 @@ def test_tags_are_read_as_they_are_written():
     assert tags.parse("note=a=b") == {"note": "a=b"}
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(KEYS, VALUES, max_size=tags.MOST))
 def test_whatever_is_kept_can_be_written_and_read_again(kept):
     assert tags.parse(tags.text(kept)) == kept
