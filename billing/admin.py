@@ -7,6 +7,7 @@ from django.contrib import admin
 from billing.models import (
     Adjustment,
     Budget,
+    BudgetCrossing,
     ClosedPeriod,
     LedgerEntry,
     PriceSegment,
@@ -74,10 +75,20 @@ class ClosedPeriodAdmin(ReadOnlyAdmin):
 
 @admin.register(Budget)
 class BudgetAdmin(ReadOnlyAdmin):
-    """Set on the Spend page, where the figures stand beside it."""
+    """Set on the Budgets page, where the figures stand beside it."""
 
-    list_display = ("name", "period", "amount_usd", "hard_stop", "updated_at")
-    list_filter = ("period", "hard_stop")
+    list_display = (
+        "name", "target_label", "provider", "period", "amount_usd", "blocks", "hard_stop", "lifted_until", "updated_at",
+    )  # fmt: skip
+    list_filter = ("period", "hard_stop", "blocks", "provider")
+
+
+@admin.register(BudgetCrossing)
+class BudgetCrossingAdmin(ReadOnlyAdmin):
+    list_display = ("crossed_at", "budget", "rung", "period_start", "usd", "fell_at")
+    list_filter = ("rung", ("fell_at", admin.EmptyFieldListFilter), "crossed_at")
+    list_select_related = ("budget",)
+    ordering = ("-crossed_at", "-pk")
 
 
 @admin.register(Reservation)

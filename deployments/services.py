@@ -422,6 +422,8 @@ def _want(
         )
         if not moved:
             raise ActionRefused("Somebody else changed it a moment ago. Look again and decide.")
+        if desired is Desired.TERMINATED:
+            budgets.protect(deployment.pk, protected=False)
         note(deployment, verb, now=now, actor=actor, reason=reason)
         if actor:
             _answer(deployment, now=now)

@@ -207,6 +207,7 @@ CELERY_BEAT_SCHEDULE = {
     "balances": {"task": "deployments.tasks.balances_due", "schedule": 60.0, "options": {"expires": 60}},
     "drills": {"task": "deployments.tasks.drills_due", "schedule": 5.0, "options": {"expires": 10}},
     "meter": {"task": "billing.tasks.meter", "schedule": 15.0, "options": {"expires": 60}},
+    "budgets": {"task": "billing.tasks.watch_budgets", "schedule": 10.0, "options": {"expires": 30}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},

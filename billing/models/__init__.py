@@ -1,4 +1,4 @@
-from billing.models.budget import Budget, Reservation
+from billing.models.budget import Budget, BudgetCrossing, ProtectedScope, Reservation
 from billing.models.ledger import (
     Adjustment,
     ClosedPeriod,
@@ -13,11 +13,13 @@ from billing.models.subject import Subject
 __all__ = [
     "Adjustment",
     "Budget",
+    "BudgetCrossing",
     "ClosedPeriod",
     "Component",
     "DayTotal",
     "LedgerEntry",
     "PriceSegment",
+    "ProtectedScope",
     "Reservation",
     "Subject",
     "UsageCharge",

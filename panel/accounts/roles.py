@@ -32,6 +32,7 @@ _ADMINISTER = [
     "deployments.view_residencyevidence",
     "billing.change_budget",
     "billing.view_adjustment",
+    "billing.view_budgetcrossing",
     "billing.view_closedperiod",
     "billing.view_pricesegment",
     "billing.view_reservation",
