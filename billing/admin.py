@@ -93,6 +93,6 @@ class BudgetCrossingAdmin(ReadOnlyAdmin):
 
 @admin.register(Reservation)
 class ReservationAdmin(_OfSubject):
-    list_display = ("subject", "usd_per_hour", "until", "held_at", "released_at")
+    list_display = ("subject", "usd_per_hour", "kept_usd_per_hour", "until", "held_at", "released_at")
     list_filter = (("released_at", admin.EmptyFieldListFilter), "subject__provider", "held_at")
     ordering = ("-held_at",)

@@ -83,7 +83,8 @@ class Books:
     """What a budget is compared with in `period`; amounts USD.
 
     `burn` is what is open, `worst_burn` also what is reserved and may open at any moment, USD per hour. Of both
-    `held` and `worst_burn`, `protected_held` and `protected_burn` are what no budget stops.
+    `held` and `worst_burn`, `protected_held` and `protected_burn` are what no budget stops. `kept` is what the disks of all that is stopped
+    would cost to the period's end.
     """
 
     period: Period
@@ -91,8 +92,9 @@ class Books:
     burn: Decimal
     worst_burn: Decimal
     held: Decimal
-    protected_held: Decimal = Decimal(0)
-    protected_burn: Decimal = Decimal(0)
+    protected_held: Decimal
+    protected_burn: Decimal
+    kept: Decimal
 
 
 class _Key(NamedTuple):
@@ -109,6 +111,7 @@ class _Held(NamedTuple):
     given_back: bool
     rate: int
     open_rate: int
+    kept: int
 
 
 @dataclass(slots=True)
@@ -202,14 +205,15 @@ def _mine(budget: Budget, groups: Mapping[_Key, _Group]) -> list[tuple[_Key, _Gr
 
 def _added(groups: Iterable[tuple[_Key, _Group]], period: Period, *, now: datetime) -> Books:
     spent = burn = 0
-    worst, held = [0, 0], [0, 0]
+    worst, held, kept = [0, 0], [0, 0], 0
     for key, group in groups:
         spared = int(bool(key.protected))
         spent += group.spent[period]
         burn += group.burn
         unreserved = group.burn
-        for until, given_back, rate, open_rate in group.held:
+        for until, given_back, rate, open_rate, disk in group.held:
             unreserved -= open_rate
+            kept += 0 if given_back else disk
             if given_back or (until and until <= now):
                 # Somebody is ending it; until it has ended, it burns.
                 rate, until = open_rate, now + REACTION
@@ -217,7 +221,7 @@ def _added(groups: Iterable[tuple[_Key, _Group]], period: Period, *, now: dateti
             held[spared] += accrued_nano(rate, min(until or period.end, period.end) - now)
         worst[spared] += unreserved
         held[spared] += accrued_nano(unreserved, period.end - now)
-    amounts = (spent, burn, sum(worst), sum(held), held[1], worst[1])
+    amounts = (spent, burn, sum(worst), sum(held), held[1], worst[1], accrued_nano(kept, period.end - now))
     return Books(period, *map(from_nano, amounts))
 
 
@@ -252,14 +256,12 @@ def _reserved(without: Collection[UUID], where: Q, marks: Mapping[str, Any]) -> 
             **marks,
         )
     )
-    sums = (
-        reservations.order_by().values(*marks, "until", "given_back").annotate(Sum("rate"), Sum("open_rate"))
+    grouped = reservations.order_by().values(*marks, "until", "given_back")
+    sums = grouped.annotate(
+        Sum("rate"), Sum("open_rate"), disks=Cast(Sum("kept_usd_per_hour"), BigIntegerField())
     )
-    for *values, until, given_back, rate, burns in sums.values_list(
-        *marks,
-        "until",
-        "given_back",
-        Cast("rate__sum", BigIntegerField()),
-        Cast("open_rate__sum", BigIntegerField()),
+    summed_up = [Cast(f"{name}__sum", BigIntegerField()) for name in ("rate", "open_rate")]
+    for *values, until, given_back, rate, burns, kept in sums.values_list(
+        *marks, "until", "given_back", *summed_up, "disks"
     ):
-        yield _key(marks, values), _Held(until, given_back, rate, burns)
+        yield _key(marks, values), _Held(until, given_back, rate, burns, kept)

@@ -36,8 +36,8 @@ class OverBudget(Exception):
 class BudgetStatus:
     """A budget at one moment; amounts USD, `burn` USD per hour.
 
-    `bound` is the most that may be spent beyond the amount: what burns while machines end, and `protected_held`,
-    which no budget stops. `exhausted_at` is when the money is gone if what burns now goes on; None when it lasts
+    `bound` is the most that may be spent beyond the amount: what burns while machines end, `protected_held`,
+    which no budget stops, and `kept`, the disks of what is stopped, to the period's end. `exhausted_at` is when the money is gone if what burns now goes on; None when it lasts
     to the period's end.
     """
 
@@ -54,6 +54,7 @@ class BudgetStatus:
     exhausted_at: datetime | None
     bound: Decimal
     protected_held: Decimal
+    kept: Decimal
     hard_stop: bool
     period: str
     lifted: bool
@@ -167,12 +168,14 @@ def reserve(
     until: datetime | None,
     now: datetime,
     release_of: UUID | None = None,
+    kept: Decimal | None = None,
 ) -> Reservation:
     """Hold the subject's price to `until` or the period's end, in the caller's transaction.
 
     Reserving again replaces what was held for the subject; `release_of` gives back what another one held,
     if this one fits. It must fit every budget that covers it. Raises OverBudget, and then nothing has changed.
-    Without a budget everything fits.
+    Without a budget everything fits. `kept` is what its disk costs on once it is stopped, USD per hour (None: as
+    before): no launch is refused for it, and the stated bound holds it.
     """
     price, now = positive(usd_per_hour, what="A price"), utc(now)
     found = _locked(subject_id)
@@ -189,6 +192,8 @@ def reserve(
     if release_of and release_of != subject_id:
         release(release_of, now=now)
     held = {"usd_per_hour": price, "until": until, "held_at": now, "released_at": None}
+    if kept is not None:
+        held["kept_usd_per_hour"] = kept
     return Reservation.objects.update_or_create(subject_id=subject_id, defaults=held)[0]
 
 
@@ -275,8 +280,9 @@ def _status(budget: Budget, books: Books, *, now: datetime) -> BudgetStatus:
         period_start=books.period.start,
         period_end=books.period.end,
         exhausted_at=_exhausted_at(remaining, books.burn, books.period, now=now),
-        bound=ending + books.protected_held,
+        bound=ending + books.protected_held + books.kept,
         protected_held=books.protected_held,
+        kept=books.kept,
         hard_stop=budget.hard_stop,
         period=str(budget.period),
         lifted=budget.is_lifted(now),

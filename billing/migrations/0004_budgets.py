@@ -109,4 +109,9 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        migrations.AddField(
+            model_name="reservation",
+            name="kept_usd_per_hour",
+            field=billing.fields.UsdField(default=0, help_text="what its disk costs on once it is stopped"),
+        ),
     ]

@@ -106,6 +106,7 @@ class Reservation(models.Model):
 
     subject = models.OneToOneField(Subject, on_delete=models.PROTECT, related_name="reservation")
     usd_per_hour = UsdField()
+    kept_usd_per_hour = UsdField(default=0, help_text="what its disk costs on once it is stopped")
     until = models.DateTimeField(null=True, blank=True, help_text="its stop date; none: to the period's end")
     held_at = models.DateTimeField()
     released_at = models.DateTimeField(null=True, blank=True)
