@@ -13,13 +13,14 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from billing import budgets
 from billing.models import Budget
 from deployments import changes
-from deployments.lifecycle import Desired, State
+from deployments.lifecycle import TERMINAL, Desired, State
 from deployments.models import Deployment, Instance
 from tests.deployments.world import FOREIGN, MINUTE, CloudWorld, fresh, settled
 from tests.providers.fakecloud import fake_quote
@@ -47,7 +48,10 @@ def test_the_overspend_stays_within_the_stated_bound(world: CloudWorld, monkeypa
         if dice.random() < 0.3:
             world.fail(method, dice.choice([Fault.RATE_LIMITED, Fault.UNAVAILABLE, Fault.LOST]))
 
-    world.run(timedelta(minutes=dice.choice([30, 60, 90])))
+    stoppable = [d.pk for d in fleet if d.pk not in protected and any(d in mine for mine in covered.values())]
+    world.run(20 * MINUTE, until=lambda: not _stands(stoppable))
+    # What is kept or protected goes on.
+    world.now += timedelta(hours=dice.choice([0, 1, 8]))
 
     for budget in made:
         mine = covered[budget.pk]
@@ -100,11 +104,21 @@ def _budgets(world: CloudWorld, dice: random.Random, fleet: list[Deployment]) ->
         name, whom = pick()
         mine = [d for d in fleet if whom.scope in (None, d.pk)]
         burn = sum((i.usd_per_hour for i in Instance.objects.filter(deployment__in=mine)), Decimal(0))
-        minutes = Decimal(dice.randint(0, 25))
+        minutes = Decimal(dice.randint(0, 60)) / 10
         amount = (_charged(world, mine) + burn * minutes / 60).quantize(CENT)
         period = dice.choice(["day", "month"])
         made.append(budgets.add(budgets.Wish(name, amount, period, whom), actor=world.owner, now=world.now))
     return made
+
+
+def _stands(deployments: list[UUID]) -> bool:
+    """Whether one of them is wanted, or its machine runs or is ending."""
+    wanted = Deployment.objects.filter(pk__in=deployments, desired=Desired.RUNNING)
+    rests = [State.STOPPED, *TERMINAL]
+    return (
+        wanted.exists()
+        or Instance.objects.filter(deployment__in=deployments).exclude(state__in=rests).exists()
+    )
 
 
 def _coverage(made: list[Budget], fleet: list[Deployment]) -> dict[int, list[Deployment]]:
