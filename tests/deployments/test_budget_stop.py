@@ -35,6 +35,7 @@ CENT = Decimal("0.01")
 def test_the_overspend_stays_within_the_stated_bound(world: CloudWorld, monkeypatch, seed: int) -> None:
     dice = random.Random(seed)
     world.calm(monkeypatch)
+    monkeypatch.setattr(CloudWorld, "SHORTEST", timedelta(seconds=5))
     world.cloud.traits = replace(world.cloud.traits, can_stop=dice.random() < 0.6)
     fleet = _fleet(world, dice)
     protected = {d.pk for d in fleet if dice.random() < 0.25}
@@ -49,7 +50,7 @@ def test_the_overspend_stays_within_the_stated_bound(world: CloudWorld, monkeypa
             world.fail(method, dice.choice([Fault.RATE_LIMITED, Fault.UNAVAILABLE, Fault.LOST]))
 
     stoppable = [d.pk for d in fleet if d.pk not in protected and any(d in mine for mine in covered.values())]
-    world.run(20 * MINUTE, until=lambda: not _stands(stoppable))
+    world.run(12 * MINUTE, until=lambda: not _stands(stoppable))
     # What is kept or protected goes on.
     world.now += timedelta(hours=dice.choice([0, 1, 8]))
 
