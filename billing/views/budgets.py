@@ -36,7 +36,9 @@ class BudgetForm(forms.Form):
     amount = forms.DecimalField(
         label="Amount", min_value=Decimal(0), max_digits=12, decimal_places=2, help_text="USD for each period. Lowered under what runs, it stops what runs."
     )  # fmt: skip
-    period = forms.ChoiceField(choices=Budget.Period.choices, help_text="UTC calendar.")
+    period = forms.ChoiceField(
+        choices=Budget.Period.choices, initial=Budget.Period.MONTH, help_text="UTC calendar."
+    )
     rungs = forms.CharField(
         label="Tell at", max_length=60, required=False, initial="50, 80, 100", help_text="Percent of what is spent. Each is told once, until the spend is below it again."
     )  # fmt: skip
@@ -84,9 +86,10 @@ class LiftForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """`percent` of the amount; `crossed_at` is when it was told in this period, None while it is not reached."""
+    """`percent` of the amount; `crossed_at` is when it was told in this period, None while it was not."""
 
     percent: int
+    reached: bool
     crossed_at: datetime | None
 
 
@@ -125,7 +128,8 @@ def _row(status: budgets.BudgetStatus, told: dict[str, datetime]) -> Row:
     words = f"{usd(status.spent)} spent and {usd(status.held)} held of {usd(status.amount)}"
     if status.exhausted_at:
         words += f", exhausted {moment(status.exhausted_at)}"
-    rungs = [Rung(percent, told.get(str(percent))) for percent in status.budget.rungs]
+    stands = dict(budgets.reached(status))
+    rungs = [Rung(p, str(p) in stands, told.get(str(p))) for p in status.budget.rungs]
     return Row(status, rungs, told.get(budgets.FORECAST), words)
 
 
