@@ -105,7 +105,7 @@ def _budgets(world: CloudWorld, dice: random.Random, fleet: list[Deployment]) ->
         name, whom = pick()
         mine = [d for d in fleet if whom.scope in (None, d.pk)]
         burn = sum((i.usd_per_hour for i in Instance.objects.filter(deployment__in=mine)), Decimal(0))
-        minutes = Decimal(dice.randint(0, 60)) / 10
+        minutes = Decimal(dice.choice([0, dice.randint(1, 60)])) / 10
         amount = (_charged(world, mine) + burn * minutes / 60).quantize(CENT)
         period = dice.choice(["day", "month"])
         made.append(budgets.add(budgets.Wish(name, amount, period, whom), actor=world.owner, now=world.now))
