@@ -47,7 +47,7 @@ def test_the_overspend_stays_within_the_stated_bound(world: CloudWorld, monkeypa
     covered = _coverage(made, fleet)
     for method in ("stop", "terminate"):
         if dice.random() < 0.3:
-            world.fail(method, dice.choice([Fault.RATE_LIMITED, Fault.UNAVAILABLE, Fault.LOST]))
+            world.fail(method, dice.choice([Fault.RATE_LIMITED, Fault.UNAVAILABLE, Fault.LOST_RESPONSE]))
 
     stoppable = [d.pk for d in fleet if d.pk not in protected and any(d in mine for mine in covered.values())]
     world.run(12 * MINUTE, until=lambda: not _stands(stoppable))
