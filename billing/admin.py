@@ -9,6 +9,7 @@ from billing.models import (
     Bill,
     Booking,
     Budget,
+    BudgetCrossing,
     ClosedPeriod,
     Discrepancy,
     LedgerEntry,
@@ -79,15 +80,25 @@ class ClosedPeriodAdmin(ReadOnlyAdmin):
 
 @admin.register(Budget)
 class BudgetAdmin(ReadOnlyAdmin):
-    """Set on the Spend page, where the figures stand beside it."""
+    """Set on the Budgets page, where the figures stand beside it."""
 
-    list_display = ("name", "period", "amount_usd", "hard_stop", "updated_at")
-    list_filter = ("period", "hard_stop")
+    list_display = (
+        "name", "target_label", "provider", "period", "amount_usd", "blocks", "hard_stop", "lifted_until", "updated_at",
+    )  # fmt: skip
+    list_filter = ("period", "hard_stop", "blocks", "provider")
+
+
+@admin.register(BudgetCrossing)
+class BudgetCrossingAdmin(ReadOnlyAdmin):
+    list_display = ("crossed_at", "budget", "rung", "period_start", "usd", "fell_at")
+    list_filter = ("rung", ("fell_at", admin.EmptyFieldListFilter), "crossed_at")
+    list_select_related = ("budget",)
+    ordering = ("-crossed_at", "-pk")
 
 
 @admin.register(Reservation)
 class ReservationAdmin(_OfSubject):
-    list_display = ("subject", "usd_per_hour", "until", "held_at", "released_at")
+    list_display = ("subject", "usd_per_hour", "kept_usd_per_hour", "until", "held_at", "released_at")
     list_filter = (("released_at", admin.EmptyFieldListFilter), "subject__provider", "held_at")
     ordering = ("-held_at",)
 

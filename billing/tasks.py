@@ -1,7 +1,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from billing import ecb, ledger, reconcile
+from billing import budgets, ecb, ledger, reconcile
 
 
 @shared_task(name="billing.tasks.meter")
@@ -17,3 +17,8 @@ def compare_bills() -> int:
 @shared_task(name="billing.tasks.rates")
 def rates() -> int:
     return ecb.follow(now=timezone.now())
+
+
+@shared_task(name="billing.tasks.watch_budgets")
+def watch_budgets() -> int:
+    return budgets.watch(now=timezone.now())

@@ -10,7 +10,7 @@ all that is booked of that day counts: after the clock went back, no amount fall
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -44,6 +44,10 @@ else:
 
 RATE = ExpressionWrapper(F("usd_per_unit_hour") * F("quantity"), output_field=BigIntegerField())
 """What a segment costs, nano-dollars per hour."""
+
+
+Marks = Mapping[str, Any]
+"""Names and expressions over a row's subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,58 +188,63 @@ def by_hour(
 
 
 def rows(
-    window: Window, where: Q | None = None, *, by: tuple[str, ...] = (), merged: bool = False
-) -> Iterator[Row]:
+    window: Window, where: Q | None = None, *, by: tuple[str, ...] = (), merged: bool = False,
+    marks: Marks | None = None,
+) -> Iterator[Row]:  # fmt: skip
     """One query: the sums booked in the window, grouped by the fields `by`, and every open segment.
 
     For an open segment the fields "day" and "hour" are None: its accrual may span several. With `merged`,
     open segments that are metered to the same moment are one row: quick for a thousand of them, and the
-    accrual since then is exact but for a nano-dollar each.
+    accrual since then is exact but for a nano-dollar each. `marks` are further values to group by, after `by`.
     """
-    where = where or Q()
-    first, *others = [*_booked(window, where, by), _merged(where) if merged else _open(where, by)]
+    where, marks = where or Q(), marks or {}
+    last = _merged(where, by, marks) if merged else _open(where, by, marks)
+    first, *others = [*_booked(window, where, by, marks), last]
     for *key, nano, start, held in first.union(*others, all=True):
         if nano is not None:
             yield Row(tuple(key), nano, start, held)
 
 
-def _booked(window: Window, where: Q, by: tuple[str, ...]) -> Iterator[QuerySet[Any, Any]]:
+def _booked(window: Window, where: Q, by: tuple[str, ...], marks: Marks) -> Iterator[QuerySet[Any, Any]]:
     if by == ("hour",):
-        yield _sums(LedgerEntry, where & _between("hour", window.start, window.end), by)
-        yield _sums(Adjustment, where & _between("hour", window.start, window.end), by)
+        yield _sums(LedgerEntry, where & _between("hour", window.start, window.end), by, marks)
+        yield _sums(Adjustment, where & _between("hour", window.start, window.end), by, marks)
         return
     first = _day_up(window.start) if window.start else None
     last = day_of(window.end) if window.end else None
-    yield _sums(DayTotal, where & _between("day", _date(first), _date(last)), by)
+    yield _sums(DayTotal, where & _between("day", _date(first), _date(last)), by, marks)
     edges = [(window.start, first), (last, window.end)]
     if first and last and first > last:
         edges = [(window.start, window.end)]
     for a, b in edges:
         if a != b:
-            yield _sums(LedgerEntry, where & _between("hour", a, b), by)
-            yield _sums(Adjustment, where & _between("hour", a, b), by)
+            yield _sums(LedgerEntry, where & _between("hour", a, b), by, marks)
+            yield _sums(Adjustment, where & _between("hour", a, b), by, marks)
 
 
-def _sums(model: type[Model], where: Q, by: tuple[str, ...]) -> QuerySet[Any, Any]:
+def _sums(model: type[Model], where: Q, by: tuple[str, ...], marks: Marks) -> QuerySet[Any, Any]:
     # A constant to group by, where nothing else is: one row for all.
-    grouped = model._default_manager.filter(where).order_by().annotate(all=Value(1)).values(*by or ("all",))
+    marked = model._default_manager.filter(where).order_by().annotate(all=Value(1), **marks)
+    grouped = marked.values(*(*by, *marks) or ("all",))
     sums = grouped.annotate(nano=Cast(Sum("usd"), BigIntegerField()), start=_never(), held=_never())
-    listed: QuerySet[Any, Any] = sums.values_list(*by, "nano", "start", "held")
+    listed: QuerySet[Any, Any] = sums.values_list(*by, *marks, "nano", "start", "held")
     return listed
 
 
-def _open(where: Q, by: tuple[str, ...]) -> QuerySet[Any, Any]:
-    segments = PriceSegment.objects.filter(where, ended_at=None).annotate(nano=RATE).order_by()
+def _open(where: Q, by: tuple[str, ...], marks: Marks) -> QuerySet[Any, Any]:
+    segments = PriceSegment.objects.filter(where, ended_at=None).annotate(nano=RATE, **marks).order_by()
     unknown = {"day": Cast(Value(None), DateField()), "hour": Cast(Value(None), DateTimeField())}
     segments = segments.annotate(**{name: unknown[name] for name in by if name in unknown})
-    return segments.values_list(*by, "nano", "started_at", "metered_to")
+    return segments.values_list(*by, *marks, "nano", "started_at", "metered_to")
 
 
-def _merged(where: Q) -> QuerySet[Any, Any]:
+def _merged(where: Q, by: tuple[str, ...], marks: Marks) -> QuerySet[Any, Any]:
     held = Coalesce("metered_to", "started_at")
-    segments = PriceSegment.objects.filter(where, ended_at=None).order_by().annotate(held=held).values("held")
-    sums = segments.annotate(nano=Cast(Sum(RATE), BigIntegerField()), start=F("held"))
-    return sums.values_list("nano", "start", "held")
+    segments = PriceSegment.objects.filter(where, ended_at=None).order_by().annotate(held=held, **marks)
+    grouped = segments.values(*by, *marks, "held")
+    sums = grouped.annotate(nano=Cast(Sum(RATE), BigIntegerField()), start=F("held"))
+    listed: QuerySet[Any, Any] = sums.values_list(*by, *marks, "nano", "start", "held")
+    return listed
 
 
 class _Moment(_DateTime):

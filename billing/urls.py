@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import exports, machine, reconciliation, spend, statements
+from billing.views import budgets, exports, machine, reconciliation, spend, statements
 
 urlpatterns = [
     path("spend/", spend.spend, name="spend"),
@@ -21,4 +21,10 @@ urlpatterns = [
     path("spend/export/focus.csv", exports.export_focus, name="export_focus"),
     path("spend/export/<slug:what>.csv", exports.export_csv, name="export_csv"),
     path("spend/export/<slug:what>.json", exports.export_json, name="export_json"),
+    path("spend/budgets/", budgets.page, name="budgets"),
+    path("spend/budgets/add/", budgets.add, name="budget_add"),
+    path("spend/budgets/<int:pk>/", budgets.change, name="budget_change"),
+    path("spend/budgets/<int:pk>/remove/", budgets.remove, name="budget_remove"),
+    path("spend/budgets/<int:pk>/lift/", budgets.lift, name="budget_lift"),
+    path("spend/budgets/<int:pk>/hold/", budgets.hold, name="budget_hold"),
 ]

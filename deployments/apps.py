@@ -6,7 +6,9 @@ class DeploymentsConfig(AppConfig):
     label = "deployments"
 
     def ready(self) -> None:
+        from billing import above
         from billing.views import machine
+        from deployments import runway
         from deployments.monitoring import rounds, telling, watch
         from deployments.views import costs
         from panel import health
@@ -16,3 +18,4 @@ class DeploymentsConfig(AppConfig):
         health.add_source(watch.problems)
         machine.add_source(costs.of_machine)
         notify.acknowledged.connect(telling.on_acknowledged, dispatch_uid="incidents")
+        above.tell(targets=runway.targets, runways=runway.runways)

@@ -53,7 +53,7 @@ TITLES: dict[str, str] = {
     "price_ceiling": "Price ceiling",
     "plan_b": "Plan B",
     "slo_percent": "Uptime goal",
-    "protected": "Protected from drills",
+    "protected": "Protected from drills and budgets",
     "stop_at": "Stop date",
     "delete_at": "Delete after",
     "schedule_days": "Runs on",
@@ -201,6 +201,8 @@ def change_settings(
         Deployment.objects.filter(pk=held.pk).update(**_columns(held, planned, replaces=replaces, now=now))
         after = Deployment.objects.get(pk=held.pk)
         _hold(held, after, now=now)
+        if after.protected != held.protected:
+            budgets.protect(held.pk, protected=after.protected)
         services.note(held, "settings", now=now, actor=actor, reason=_sentence(planned))
         services.ring(held, now=now)
         chain.record(

@@ -63,7 +63,7 @@ def refusal(deployment: Deployment, *, now: datetime) -> str:
 def _standing_refusal(d: Deployment) -> str:
     i = d.instances.order_by("-attempt").first()
     if d.protected:
-        return "It is protected from drills. That is switched off in its settings."
+        return "It is protected from drills and budgets. That is switched off in its settings."
     if d.desired != Desired.RUNNING or i is None:
         return "It is not meant to run, so there is nothing to kill."
     if d.launch_key.startswith(ADOPTABLE):
@@ -84,7 +84,11 @@ def _relaunch_refusal(d: Deployment, *, now: datetime) -> str:
     attempts, _ = choice.counted(d, now=now)
     if attempts >= settings.MAX_ATTEMPTS_PER_HOUR:
         return f"It was launched {attempts} times within the hour: nothing would replace its machine yet."
-    if budgets.verdict(now=now).stop:
+    standing = [
+        budgets.Whom(d.pk, i.account.backend, i.account_id)
+        for i in d.instances.may_exist().select_related("account")
+    ]
+    if budgets.verdict(now=now, whom=standing or [budgets.Whom(d.pk)]).stop:
         return "The budget has no room for a replacement."
     if choice.next_offer(d, now=now) is None:
         return "No offer suits it now: nothing could replace its machine."

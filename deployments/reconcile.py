@@ -233,7 +233,8 @@ _TERMINAL = [s.value for s in TERMINAL]
 def _wanted(work: Step, *, now: datetime) -> d.Wanted:
     deployment = work.deployment
     running = deployment.desired == Desired.RUNNING
-    verdict = budgets.verdict(now=now) if running else None
+    stoppable = running and not deployment.protected
+    verdict = budgets.verdict(now=now, whom=_whom(work)) if stoppable else None
     live = any(i.status not in TERMINAL for i in work.instances.values())
     attempts, noes = (0, 0) if live or not running else choice.counted(deployment, now=now)
     outbid = any(i.status is State.OUTBID for i in work.instances.values())
@@ -255,6 +256,13 @@ def _wanted(work: Step, *, now: datetime) -> d.Wanted:
         edge=_edge(deployment, now=now),
         next_edge_at=following.at if following else None,
     )
+
+
+def _whom(work: Step) -> list[budgets.Whom]:
+    """What of it budgets may cover: each account at which it stands or is ending."""
+    scope = work.deployment.pk
+    standing = [i.account for i in work.instances.values() if i.status not in TERMINAL]
+    return [budgets.Whom(scope, a.backend, a.pk) for a in standing] or [budgets.Whom(scope)]
 
 
 def _edge(deployment: Deployment, *, now: datetime) -> Edge | None:

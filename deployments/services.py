@@ -215,7 +215,9 @@ def add_attempt(
     )
     _equip(instance, now=now)
     money.open_subject(instance, now=now)
-    budgets.reserve(instance.id, price, until=deployment.stop_at, now=now)
+    stops = offer.account.adapter().traits.can_stop
+    kept = quote.held_usd_per_hour if stops else Decimal(0)
+    budgets.reserve(instance.id, price, until=deployment.stop_at, now=now, kept=kept)
     instance.save(force_insert=True)
     Event.objects.create(
         deployment=deployment, instance=instance, at=now, kind="state", to_state=State.REQUESTED,
@@ -425,6 +427,8 @@ def _want(
         )
         if not moved:
             raise ActionRefused("Somebody else changed it a moment ago. Look again and decide.")
+        if desired is Desired.TERMINATED:
+            budgets.protect(deployment.pk, protected=False)
         note(deployment, verb, now=now, actor=actor, reason=reason)
         if actor:
             _answer(deployment, now=now)

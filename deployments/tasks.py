@@ -8,7 +8,7 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
-from deployments import accounts, drills, reconcile, statements, unit_cost
+from deployments import accounts, drills, reconcile, runway, statements, unit_cost
 from deployments.models import Heartbeat
 from deployments.monitoring import canary, incidents, launches, lease, probe, samples, scrape
 
@@ -88,6 +88,7 @@ def check_account(account_id: str) -> None:
 @shared_task(name="deployments.tasks.balances_due")
 def balances_due() -> None:
     accounts.balances_due(now=timezone.now())
+    runway.watch(now=timezone.now())
 
 
 @shared_task(name="deployments.tasks.incidents_due")

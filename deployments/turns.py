@@ -27,6 +27,10 @@ def new_attempt(work: Step, action: d.Action) -> None:
             work.hold(desired=Desired.RUNNING)
             services.add_attempt(deployment, offer, now=now)
     except budgets.OverBudget as e:
+        if deployment.protected:
+            # No budget ends it: it is wanted, and is tried again when there is room.
+            alert(work, d.Alert(reason=f"It failed, and the budget has no room to replace it: {e}"))
+            raise Later(timedelta(minutes=1)) from e
         set_desired(work, d.SetDesired(reason=f"It failed, and the budget has no room to replace it: {e}"))
     crash.point(1)
 

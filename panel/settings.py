@@ -212,6 +212,7 @@ CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "billing.tasks.reconcile", "schedule": 300.0, "options": {"expires": 300}},
     # It asks the bank every six hours, and every hour while that fails.
     "rates": {"task": "billing.tasks.rates", "schedule": 300.0, "options": {"expires": 300}},
+    "budgets": {"task": "billing.tasks.watch_budgets", "schedule": 10.0, "options": {"expires": 30}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},

@@ -45,7 +45,7 @@ SQLITE_ALONE = [
     )
 ]  # fmt: skip
 """Pure, with a database of its own, or pages: test_urls_by_role.py asks for every page on PostgreSQL too."""
-_WORLDS = ("bids", "choice", "edges", "faults", "life", "listed", "places")
+_WORLDS = ("bids", "budget_stop", "choice", "edges", "faults", "life", "listed", "places")
 POSTGRESQL_ALONE = [
     "--deselect=tests/deployments/test_crash_matrix.py::test_no_machine_is_rented_twice_or_lost",
     *(f"--ignore=tests/deployments/test_{name}.py" for name in _WORLDS),

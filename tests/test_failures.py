@@ -95,7 +95,7 @@ def test_it_is_told_under_asgi_too(monkeypatch):
 def test_htmx_gets_the_sentence_alone(client):
     client.force_login(factories.operator())
     with connection.execute_wrapper(gone):
-        answer = client.post("/spend/budget/", headers={"HX-Request": "true"})
+        answer = client.post("/spend/budgets/add/", headers={"HX-Request": "true"})
     assert answer.status_code == 503
     assert answer["Content-Type"].startswith("text/plain")
     assert answer.text.startswith("The database does not answer. What you sent was not carried out.")

@@ -43,6 +43,7 @@ ABSENT = "404 404 404 404"
 
 def table(made: scene.Scene) -> dict[str, Row]:
     ready = made.ready.pk
+    budget = made.budget.pk
     link = SignInLink.issue(factories.operator(), now=timezone.now())
     return {
         "healthz": Row(OPEN, NO_SUCH_METHOD),
@@ -89,6 +90,12 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "provider_account_action": Row("302 403 403 200", "302 403 403 302", [made.account.pk, "disable"]),
         # -- money ----------------------------------------------------------------------------------
         "spend": Row("302 200 200 200", "302 200 200 200"),
+        "budgets": Row("302 200 200 200", "302 200 200 200"),
+        "budget_add": Row("302 403 403 200", "302 403 403 422"),
+        "budget_change": Row("302 403 403 200", "302 403 403 422", [budget]),
+        "budget_lift": Row("302 403 403 200", "302 403 403 422", [budget]),
+        "budget_hold": Row("302 403 403 405", "302 403 403 302", [budget]),
+        "budget_remove": Row("302 403 403 200", "302 403 403 302", [budget]),
         "spend_csv": Row("302 200 200 200", "302 405 405 405"),
         "spend_machine": Row("302 200 200 200", "302 200 200 200", [made.machine.pk]),
         "reconciliation": Row("302 200 200 200", "302 200 200 200"),
@@ -168,6 +175,7 @@ ADMIN_MODELS = {
     "billing_adjustment": READ,
     "billing_closedperiod": READ,
     "billing_budget": READ,
+    "billing_budgetcrossing": READ,
     "billing_reservation": READ,
     "billing_bill": READ,
     "billing_providerstatement": READ,

@@ -9,7 +9,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0003_metering"),
+        ("billing", "0004_budgets"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

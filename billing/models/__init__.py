@@ -1,4 +1,4 @@
-from billing.models.budget import Budget, Reservation
+from billing.models.budget import Budget, BudgetCrossing, ProtectedScope, Reservation
 from billing.models.ledger import (
     Adjustment,
     ClosedPeriod,
@@ -30,6 +30,7 @@ __all__ = [
     "Bill",
     "Booking",
     "Budget",
+    "BudgetCrossing",
     "ClosedPeriod",
     "Component",
     "DayTotal",
@@ -41,6 +42,7 @@ __all__ = [
     "MonthClose",
     "MonthTotal",
     "PriceSegment",
+    "ProtectedScope",
     "ProviderStatement",
     "Reservation",
     "StatementChange",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import breakdown, budgets, ledger, timeline
+from billing import above, breakdown, budgets, ledger, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
 from billing.models import Reservation, Subject
@@ -43,19 +43,6 @@ _TITLES = {
 _NONE = {"account": "no account", "gpu": "no GPU", "owner": FORMER, "tier": "no tier"}
 _STEPS = {Step.HOUR: "Hour", Step.DAY: "Day", Step.MONTH: "Month"}
 
-type Source = Callable[..., Mapping[str, Any]]
-_sources: list[Source] = []
-
-
-def add_source(source: Source) -> None:
-    """Let the page's figures show more: `source(now=)` gives context from above or beside this app.
-
-    Read are `runways`: objects with `name`, `words`, `level` ("", "warn" or "critical") and `at` (when the balance was
-    read); and `unexplained`: USD that no row explains, None while nobody knows.
-    """
-    if source not in _sources:
-        _sources.append(source)
-
 
 @requires("billing.view_ledgerentry")
 def spend(request: SignedInRequest) -> HttpResponse:
@@ -78,16 +65,15 @@ def _figures(*, now: datetime) -> dict[str, Any]:
     tomorrow = now.date() + timedelta(days=1)
     days = dict(ledger.by_day(month.start.date(), tomorrow, now=now))
     budget = budgets.status(now=now)
-    found: dict[str, Any] = {
+    return {
         **budget_figures(budget),
         "burn": budget.burn if budget else ledger.burn(now=now),
         "today": days.get(now.date(), Decimal(0)),
         "month": sum(days.values(), Decimal(0)),
         "month_start": month.start,
+        "runways": above.runways(now=now),
+        "unexplained": reconcile.unexplained(now),
     }
-    for source in _sources:
-        found |= source(now=now)
-    return found
 
 
 def _held() -> Any:

@@ -66,7 +66,7 @@ class Deployment(models.Model):
     allow_plaintext = models.BooleanField(
         default=False, help_text="an endpoint without TLS is accepted: keys and prompts travel in the clear"
     )
-    protected = models.BooleanField(default=False, help_text="no drill kills its machine")
+    protected = models.BooleanField(default=False, help_text="no drill and no budget ends it")
     plan_b = models.PositiveSmallIntegerField(
         default=3, help_text="how many next-best offers are tried after a definite no"
     )

@@ -474,8 +474,8 @@ def _orphans() -> Iterator[Trouble]:
 
 def _budget(standing: Mapping[str, Standing], *, now: datetime) -> Iterator[Trouble]:
     """The money is gone or all but gone, or what it stopped still stands still."""
-    verdict = budgets.verdict(now=now)
-    warned = not verdict.stop and "only warns" in verdict.reason
+    verdict = budgets.strictest(now=now)
+    warned = verdict.warned
     stopped = Deployment.objects.filter(desired=Desired.STOPPED, desired_reason__contains=BUDGET_WORD)
     touched = tuple(Touched(pk, None) for pk in stopped.order_by("pk").values_list("pk", flat=True)[:ROWS])
     if not (verdict.stop or warned or touched):

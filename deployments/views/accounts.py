@@ -18,10 +18,12 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_post_parameters
 
+from billing.above import AccountRunway
 from deployments import accounts as rules
 from deployments import radar
 from deployments.lifecycle import State
 from deployments.models import Breaker, Instance, ProviderAccount
+from deployments.runway import runways
 from deployments.templatetags.states import COUNTRIES, rate_now
 from panel import sandbox
 from panel.accounts.access import requires
@@ -81,6 +83,8 @@ class Row:
     testable: bool
     waiting: bool
     balance_stale: bool
+    runway: AccountRunway | None
+    """How long the prepaid money lasts; None where the balance is not known."""
     offers_stale: bool
 
     @property
@@ -104,15 +108,19 @@ def accounts(request: SignedInRequest) -> HttpResponse:
 
 
 def _rows(*, now: datetime) -> list[Row]:
-    """Five queries, whatever the number of accounts."""
+    """Seven queries, whatever the number of accounts."""
     offered = Count("offers", filter=Q(offers__available=True))
     found = list(ProviderAccount.objects.annotate(offered=offered).order_by("created_at"))
     standing = _by_account(
         Instance.objects.may_exist().select_related("deployment").without_secrets().order_by("label")
     )
     breakers = _by_account(Breaker.objects.filter(open_until__gt=now).order_by("call"))
+    lasts = {r.account: r for r in runways(now)}
     sweeps = {sweep.account.pk: sweep for sweep in radar.sweeps((), now=now)}
-    return [_row(a, sweeps.get(a.pk), standing[a.pk], breakers[a.pk], a.offered, now=now) for a in found]
+    return [
+        _row(a, sweeps.get(a.pk), standing[a.pk], breakers[a.pk], a.offered, lasts.get(a.pk), now=now)
+        for a in found
+    ]
 
 
 def _by_account(rows: Iterable[Any]) -> dict[UUID, list[Any]]:
@@ -124,12 +132,13 @@ def _by_account(rows: Iterable[Any]) -> dict[UUID, list[Any]]:
 
 def _row(
     account: ProviderAccount, sweep: radar.Sweep | None, machines: list[Instance], breakers: list[Breaker],
-    offers: int, *, now: datetime,
+    offers: int, lasts: AccountRunway | None, *, now: datetime,
 ) -> Row:  # fmt: skip
     testable = account.backend in rules.RENTED and not account.public_only
     return Row(
         account=account, sweep=sweep, machines=machines, burn=_burn(machines), offers=offers, breakers=breakers,
         testable=testable, waiting=testable and account.rights_at is None,
+        runway=lasts,
         balance_stale=bool(account.balance_at and now - account.balance_at > BALANCE_STALE),
         offers_stale=account.offers_at is None or now - account.offers_at > OFFERS_STALE,
     )  # fmt: skip

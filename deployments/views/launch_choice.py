@@ -97,7 +97,10 @@ class Choice:
     following: list[OfferView]
     """What is tried if it fails, in order."""
     budget: budgets.BudgetStatus | None
+    """The one that is nearest to refuse it; without a chosen offer the main one."""
     admission: budgets.Admission | None
+    after: list[budgets.After]
+    """What the launch makes of each budget that covers it."""
     until: datetime
     """The stop date or the budget period's end, whichever comes first."""
     times: Times
@@ -125,6 +128,11 @@ class Choice:
         """What is free after this launch; None without a budget."""
         admission = self.admission
         return None if admission is None or admission.free is None else admission.free - admission.needed
+
+    @property
+    def hits(self) -> list[budgets.After]:
+        """The budgets whose money would be gone before their period ends."""
+        return [a for a in self.after if a.exhausted_at]
 
     @property
     def until_local(self) -> str:
@@ -164,24 +172,27 @@ def choose(form: LaunchForm, filters: Filters, *, usual: str, now: datetime) -> 
     chosen = _chosen(views, best, filters, wish, form, usual=usual)
     times = _times(wish, form.zone.key, now=now)
     price, worst = _prices(chosen, wish)
-    budget, admission = _money(price, times, now=now)
+    budget, admission, after = _money(chosen, price, times, now=now)
     end = budget.period_end if budget else calendar_month(now).end
     return Choice(
         model=model, wish=wish, filters=filters, options=options(views), feeds=offers.feeds(views, now=now),
         shown=_page(found, chosen, filters.show), found=len(found), total=len(views),
         suitable=sum(not v.reasons for v in found), chosen=chosen, usual=best, price=price, worst=worst,
-        following=_following(views, chosen, wish.plan_b), budget=budget, admission=admission,
+        following=_following(views, chosen, wish.plan_b), budget=budget, admission=admission, after=after,
         until=min(times.stop_at, end) if times.stop_at else end, times=times,
         needed=in_words(*memory(model, context=wish.context, concurrency=wish.concurrency)),
     )  # fmt: skip
 
 
 def _money(
-    price: Price | None, times: Times, *, now: datetime
-) -> tuple[budgets.BudgetStatus | None, budgets.Admission | None]:
-    if price is None:
-        return budgets.status(now=now), None
-    return budgets.weighed(price.hour, until=times.stop_at, now=now)
+    chosen: OfferView | None, price: Price | None, times: Times, *, now: datetime
+) -> tuple[budgets.BudgetStatus | None, budgets.Admission | None, list[budgets.After]]:
+    if price is None or chosen is None:
+        return budgets.status(now=now), None, []
+    whom = budgets.Whom(None, chosen.account.backend, chosen.account.pk)
+    after, admission = budgets.weighed(price.hour, until=times.stop_at, now=now, whom=whom)
+    nearest = next((a.status for a in after if a.admission is admission), None)
+    return nearest, admission, after
 
 
 def _wish(wish: LaunchRequest, model: catalog.Model, *, now: datetime) -> Wish:

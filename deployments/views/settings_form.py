@@ -63,8 +63,8 @@ class SettingsForm(forms.Form):
         help_text="Keys and prompts travel in the clear.",
     )  # fmt: skip
     protected = forms.BooleanField(
-        label="Protect from drills", required=False,
-        help_text="Nobody can have its machine killed as an exercise.",
+        label="Protect from drills and budgets", required=False,
+        help_text="Nobody can have its machine killed as an exercise, and no budget stops it: it may cost more than the budget has.",
     )  # fmt: skip
     allowed_countries = Several(
         "Allowed countries", COUNTRY_CHOICES, error_messages={"required": "Allow at least one country."}

@@ -40,6 +40,7 @@ _ADMINISTER = [
     "billing.view_providerstatement",
     "billing.add_exchangerate",
     "billing.view_adjustment",
+    "billing.view_budgetcrossing",
     "billing.view_closedperiod",
     "billing.view_pricesegment",
     "billing.view_reservation",

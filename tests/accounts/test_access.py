@@ -88,5 +88,5 @@ def test_a_signed_out_page_that_polls_is_told_so_by_the_middleware(client):
 )
 @pytest.mark.django_db
 def test_a_form_that_was_sent_without_a_session_leads_back_to_its_page(client, referer, back):
-    answer = client.post("/spend/budget/", headers={"Referer": referer} if referer else {})
+    answer = client.post("/spend/budgets/add/", headers={"Referer": referer} if referer else {})
     assert answer["Location"] == f"/accounts/login/?next={back}"

@@ -17,6 +17,10 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from billing.models import Subject
 
 ENTRIES = int(os.environ.get("BENCH_ENTRIES", "1000000"))
 SUBJECTS = int(os.environ.get("BENCH_SUBJECTS", "1000"))
@@ -89,6 +93,7 @@ def measure() -> None:
     }
     for name, ask in questions.items():
         report(name, ask)
+    more_budgets(now, subject)
     metering(now)
 
 
@@ -106,6 +111,40 @@ def report(name: str, ask: Callable[[], object]) -> None:
     times.sort()
     print(f"  {name:22} {len(queries)} queries  least {times[0]:6.2f} ms  "
           f"median {statistics.median(times):6.2f} ms  p95 {times[int(ROUNDS * 0.95) - 1]:6.2f} ms")  # fmt: skip
+
+
+def more_budgets(now: datetime, subject: Subject) -> None:
+    """Nineteen more: of days and months, of each provider, of an account and of deployments."""
+    from django.contrib.auth.models import Group
+    from django.test import Client
+
+    from billing import budgets
+    from billing.models import Budget, Subject
+    from panel.accounts.models import User
+    from panel.accounts.roles import ADMINISTRATOR
+
+    amount, scopes = Decimal(1_000_000), Subject.objects.order_by("pk").values_list("scope", flat=True)[:10]
+    Subject.objects.filter(provider="vast").update(account=(account := uuid.uuid4()))
+    for n, scope in enumerate([*scopes, subject.scope]):
+        Budget.objects.create(
+            name=f"deployment {n}", scope=scope, amount_usd=amount, period=("day", "month")[n % 2]
+        )
+    for provider in ("runpod", "vast", "local"):
+        for period in ("day", "month"):
+            Budget.objects.create(
+                name=f"{provider} a {period}", provider=provider, amount_usd=amount, period=period
+            )
+    Budget.objects.create(name="account", account=account, amount_usd=amount)
+    Budget.objects.create(name="a day", amount_usd=amount, period="day")
+    whom = budgets.Whom.of(subject)
+    report("verdict, 20 budgets", lambda: budgets.verdict(now=now, whom=[whom]))
+    report("statuses, 20 budgets", lambda: budgets.statuses(now=now))
+    report("watch, 20 budgets", lambda: budgets.watch(now=now))
+    user = User.objects.create_user("bench@example.com")
+    user.groups.add(Group.objects.get(name=ADMINISTRATOR))
+    client = Client()
+    client.force_login(user)
+    report("Budgets page", lambda: client.get("/spend/budgets/"))
 
 
 def metering(now: datetime) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
 from billing import budgets, ledger
-from billing.models import Component, DayTotal, LedgerEntry, PriceSegment, Reservation
+from billing.models import Budget, BudgetCrossing, Component, DayTotal, LedgerEntry, PriceSegment, Reservation
 from billing.posting import cursor
+from panel.audit.models import AuditEvent
+from panel.notices.models import Notice
 from panel.settings import BASE_DIR
 from tests import factories
 from tests.billing.conftest import together
@@ -33,6 +36,33 @@ def refused(results: list[object]) -> list[object]:
     return [r for r in results if isinstance(r, budgets.OverBudget)]
 
 
+ADMITTED, REFUSED, BROKEN = 0, 3, 4
+
+
+def apart(*acts: Callable[[], object]) -> list[int]:
+    """How each act ended, each in a process of its own; all begin once the last one is there."""
+    connections.close_all()
+    ready, go = os.pipe()
+    children = []
+    for act in acts:
+        if (pid := os.fork()) == 0:
+            code = BROKEN
+            try:
+                os.close(go)
+                os.read(ready, 1)  # until the parent closes its end
+                act()
+                code = ADMITTED
+            except budgets.OverBudget:
+                code = REFUSED
+            finally:
+                os._exit(code)
+        children.append(pid)
+    os.close(go)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    os.close(ready)
+    return codes
+
+
 def test_ten_launches_in_the_same_instant_admit_only_what_fits():
     factories.budget("15.9")
     machines = [factories.subject() for _ in range(10)]
@@ -46,6 +76,44 @@ def test_ten_launches_in_the_same_instant_admit_only_what_fits():
     assert len(refused(results)) == 7
     assert Reservation.objects.count() == PriceSegment.objects.count() == 3
     assert budgets.status(now=NOW).held == 15
+
+
+def test_launches_in_overlapping_budgets_fit_them_all_and_wait_for_nobody_for_ever():
+    Budget.objects.create(name="RunPod", provider="runpod", amount_usd=Decimal(25))
+    factories.budget("65")
+    machines = [factories.subject(provider=("runpod", "vast")[n % 2]) for n in range(12)]
+    own = Budget.objects.create(name="One", scope=machines[1].scope, amount_usd=Decimal(1))
+    acts = [partial(budgets.reserve, m.pk, Decimal(1), until=NOW + 10 * H, now=NOW) for m in machines]
+    results = together(*acts)
+    no = {r.budget for r in refused(results)}
+    held = {s.budget.name: s.held for s in budgets.statuses(now=NOW)}
+    assert held == {"Everything": 60, "RunPod": held["RunPod"], "One": 0}
+    assert held["RunPod"] <= 20
+    assert {"Everything", own.name} <= no
+
+
+def test_ten_processes_admit_only_what_fits_overlapping_budgets():
+    factories.budget("45")
+    Budget.objects.create(name="RunPod", provider="runpod", amount_usd=Decimal(15))
+    machines = [factories.subject(provider=("runpod", "vast")[n % 2]) for n in range(10)]
+    codes = apart(
+        *(partial(budgets.reserve, m.pk, Decimal(1), until=NOW + 10 * H, now=NOW) for m in machines)
+    )
+    assert sorted(codes) == [ADMITTED] * codes.count(ADMITTED) + [REFUSED] * codes.count(REFUSED)
+    held = {s.budget.name: s.held for s in budgets.statuses(now=NOW)}
+    assert held["Everything"] == 10 * codes.count(ADMITTED) == 40
+    assert held["RunPod"] <= 10
+    assert Reservation.objects.count() == 4
+
+
+def test_a_rung_that_several_workers_see_is_told_once():
+    Budget.objects.create(amount_usd=Decimal(10), rungs=[50], warns_of_forecast=False)
+    factories.metered_machine("1", since=NOW - 6 * H)
+    results = together(*(partial(budgets.watch, now=NOW + n * SECOND) for n in range(5)))
+    assert not [r for r in results if isinstance(r, Exception)]
+    assert sum(results) == 1
+    assert BudgetCrossing.objects.count() == Notice.objects.count() == 1
+    assert AuditEvent.objects.filter(action="budget.rung").count() == 1
 
 
 def test_a_budget_lowered_in_the_same_instant_is_kept_or_comes_after():

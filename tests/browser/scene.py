@@ -46,6 +46,7 @@ class Scene(NamedTuple):
     foreign: ListedMachine
     replacing: str
     """A query string: settings of `ready` that would replace its machine."""
+    budget: Budget
     incident: Incident
     machine: Instance
     """The one of `outbid`."""
@@ -122,7 +123,13 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
         for backend, quotes in QUOTES.items()
         for q in quotes
     }
-    budgets.set_budget(Decimal(1200), Budget.Period.MONTH, True, actor=administrator, now=now)
+    budget = budgets.set_budget(Decimal(1200), Budget.Period.MONTH, True, actor=administrator, now=now)
+    runpod = budgets.Whom(provider="runpod")
+    narrow = budgets.Wish("RunPod", Decimal(900), whom=runpod, target_label="RunPod", hard_stop=False)
+    lifted = budgets.add(narrow, actor=administrator, now=now)
+    budgets.lift(
+        lifted.pk, until=now + timedelta(hours=6), reason="The load test.", actor=administrator, now=now
+    )
     maker = _Maker(administrator, offers, now, history)
     ready = maker.deployment("support-assistant", "qwen3-4b-fp8", "cz-4090", days=29)
     maker.deployment(
@@ -181,7 +188,7 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     )
     replacing = scene_providers.typed(ready, context=4096, price_ceiling="0.8")
     return Scene(
-        administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing,
+        administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing, budget,
         incident, outbid.instances.earliest("attempt"), notice, *alerts, scene_bills.build(accounts["runpod"], now=now),
     )  # fmt: skip
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
 
 from django import template
 from django.forms import BoundField
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from lucide.templatetags.lucide import lucide
 
@@ -35,6 +35,13 @@ def icon(name: str, size: int = 16) -> SafeString:
 @register.filter
 def usd(value: Decimal | None) -> str:
     return format.usd(value)
+
+
+@register.filter
+def usd_up(value: Decimal | None) -> str:
+    """USD to the cent, never less than it is: for a bound."""
+    cent = Decimal("0.01")
+    return format.UNKNOWN if value is None else f"${value.quantize(cent, rounding=ROUND_CEILING):,}"
 
 
 @register.filter
@@ -148,6 +155,17 @@ def at(when: datetime | None) -> str:
     )
 
 
+@register.filter
+def weekday_at(when: datetime | None) -> str:
+    """ "Thu 26 Nov, 14:00 UTC" as a `<time>`."""
+    if when is None:
+        return format.UNKNOWN
+    return format_html(
+        '<time datetime="{}" title="{}">{} {}</time>',
+        when.isoformat(), format.moment(when), f"{when.astimezone(UTC):%a}", format.short_moment(when),
+    )  # fmt: skip
+
+
 def _day(when: datetime) -> str:
     utc = when.astimezone(UTC)
     return f"{utc.day} {utc:%b}"
@@ -204,6 +222,26 @@ def meter(spent: Decimal, whole: Decimal, held: Decimal = Decimal(0), *, label: 
         '<svg class="bar {}" height="6" role="img" aria-label="{}"><rect class="track" width="100%" height="6"/>'
         '<rect class="held" width="{}%" height="6"/><rect class="spent" width="{}%" height="6"/></svg>',
         kind, label, f"{kept:.2f}", f"{used:.2f}",
+    )  # fmt: skip
+
+
+@register.simple_tag
+def rung_meter(
+    spent: Decimal, whole: Decimal, held: Decimal, rungs: Sequence[int], forecast: Decimal, *, label: str
+) -> str:
+    """The same bar with a mark at each rung (percent of the whole) and a tick at the forecast, where it is within."""
+    marks = [("rung", float(rung)) for rung in rungs if 0 < rung < 100]
+    if 0 < forecast < whole:
+        marks.append(("tick", charts.share(forecast, whole)))
+    lines = format_html_join(
+        "", '<line class="{}" x1="{}%" x2="{}%" y1="0" y2="14"/>', ((name, f"{at:.2f}", f"{at:.2f}") for name, at in marks)
+    )  # fmt: skip
+    used, kept = charts.share(spent, whole), charts.share(spent + held, whole)
+    kind = "critical" if used >= 100 else "warn" if used >= 80 else ""
+    return format_html(
+        '<svg class="bar marked {}" height="14" role="img" aria-label="{}"><rect class="track" y="4" width="100%" height="6"/>'
+        '<rect class="held" y="4" width="{}%" height="6"/><rect class="spent" y="4" width="{}%" height="6"/>{}</svg>',
+        kind, label, f"{kept:.2f}", f"{used:.2f}", lines,
     )  # fmt: skip
 
 

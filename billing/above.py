@@ -1,0 +1,65 @@
+"""What billing is told by the app above it, which knows accounts and deployments: it asks here, and imports nothing.
+
+Without anybody who told, there is nothing to name and no balance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from billing.budgets import Whom
+from billing.forecast import Runway
+
+
+class Target(NamedTuple):
+    """Something that a budget can be about. `kind` is Provider, Account or Deployment."""
+
+    kind: str
+    label: str
+    whom: Whom
+
+    @property
+    def key(self) -> str:
+        """As a form sends it."""
+        return f"{self.kind.lower()}:{self.whom.scope or self.whom.account or self.whom.provider}"
+
+
+class AccountRunway(NamedTuple):
+    """`level` is ok, warn or critical; `at_zero` is what its provider does when nothing is left."""
+
+    account: UUID
+    name: str
+    runway: Runway
+    read_at: datetime
+    level: str
+    at_zero: str
+
+
+@dataclass(slots=True)
+class _Above:
+    targets: Callable[[], Sequence[Target]]
+    runways: Callable[[datetime], Sequence[AccountRunway]]
+
+
+_above = _Above(targets=list, runways=lambda now: [])
+
+
+def tell(
+    *, targets: Callable[[], Sequence[Target]], runways: Callable[[datetime], Sequence[AccountRunway]]
+) -> None:
+    """Called once, when the app above is ready."""
+    _above.targets, _above.runways = targets, runways
+
+
+def targets() -> Sequence[Target]:
+    """What a budget can be about, besides everything."""
+    return _above.targets()
+
+
+def runways(*, now: datetime) -> Sequence[AccountRunway]:
+    """How long each prepaid account lasts, the shortest first."""
+    return _above.runways(now)
