@@ -45,7 +45,7 @@ COLUMNS = (
 NEWER = ("ServiceProviderName", "HostProviderName")
 """Of FOCUS 1.3."""
 OURS = (
-    "x_InstanceId", "x_DeploymentId", "x_Tier", "x_ConvertedCost", "x_ConvertedCurrency", "x_ConversionRate",
+    "x_InstanceId", "x_DeploymentId", "x_DeploymentName", "x_Tier", "x_ConvertedCost", "x_ConvertedCurrency", "x_ConversionRate",
     "x_ConversionDate", "x_ConversionSource",
 )  # fmt: skip
 HEADER = (*COLUMNS, *NEWER, *OURS)
@@ -124,7 +124,7 @@ def _constant(line: Line) -> dict[str, str]:
     provider = provider_name(subject.provider)
     account = str(subject.account or f"{subject.provider}-account-unknown")
     region, region_name = _region(subject)
-    resource = ascii_only(subject.label) or str(subject.pk)
+    resource, name = ascii_only(subject.label) or str(subject.pk), ascii_only(subject.scope_label)
     return {
         "BillingAccountId": account,
         "BillingAccountName": ascii_only(subject.account_label) or provider,
@@ -139,7 +139,7 @@ def _constant(line: Line) -> dict[str, str]:
         "RegionId": region,
         "RegionName": region_name,
         "ResourceId": resource,
-        "ResourceName": subject.scope_label if subject.scope_label != resource else "",
+        "ResourceName": name if name != resource else "",
         "ResourceType": "Serverless Endpoint" if subject.tier.startswith("serverless") else "Machine",
         "ServiceCategory": kind.category,
         "ServiceName": kind.name,
@@ -147,6 +147,7 @@ def _constant(line: Line) -> dict[str, str]:
         "Tags": _json({**subject.tags, **_tags(subject)}),
         "x_InstanceId": str(subject.pk),
         "x_DeploymentId": str(subject.scope),
+        "x_DeploymentName": subject.scope_label,
         "x_Tier": subject.tier,
     }
 
@@ -300,7 +301,7 @@ def _description(line: Line, kind: Kind) -> str:
 
 
 def ascii_only(text: str) -> str:
-    """`text` in ASCII: accents are left out, all else is "?". Names stand as they are in ResourceName and Tags.
+    """`text` in ASCII: accents are left out, all else is "?". Names stand as they are in x_DeploymentName and Tags.
 
     FOCUS asks for Unicode, its validator for ASCII, in every text but those.
     """
