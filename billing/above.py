@@ -13,6 +13,7 @@ from uuid import UUID
 
 from billing.budgets import Whom
 from billing.forecast import Runway
+from billing.models import Subject
 
 
 class Target(NamedTuple):
@@ -43,16 +44,20 @@ class AccountRunway(NamedTuple):
 class _Above:
     targets: Callable[[], Sequence[Target]]
     runways: Callable[[datetime], Sequence[AccountRunway]]
+    machine_url: Callable[[Subject], str]
 
 
-_above = _Above(targets=list, runways=lambda now: [])
+_above = _Above(targets=list, runways=lambda now: [], machine_url=lambda subject: "")
 
 
 def tell(
-    *, targets: Callable[[], Sequence[Target]], runways: Callable[[datetime], Sequence[AccountRunway]]
+    *,
+    targets: Callable[[], Sequence[Target]],
+    runways: Callable[[datetime], Sequence[AccountRunway]],
+    machine_url: Callable[[Subject], str],
 ) -> None:
     """Called once, when the app above is ready."""
-    _above.targets, _above.runways = targets, runways
+    _above.targets, _above.runways, _above.machine_url = targets, runways, machine_url
 
 
 def targets() -> Sequence[Target]:
@@ -63,3 +68,8 @@ def targets() -> Sequence[Target]:
 def runways(*, now: datetime) -> Sequence[AccountRunway]:
     """How long each prepaid account lasts, the shortest first."""
     return _above.runways(now)
+
+
+def machine_url(subject: Subject) -> str:
+    """Where the machine itself is shown; empty when it is not (any more)."""
+    return _above.machine_url(subject)

@@ -7,7 +7,6 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from billing import above
-        from billing.views import machine
         from deployments import runway
         from deployments.monitoring import rounds, telling, watch
         from deployments.views import costs
@@ -16,6 +15,5 @@ class DeploymentsConfig(AppConfig):
 
         rounds.watch()
         health.add_source(watch.problems)
-        machine.add_source(costs.of_machine)
         notify.acknowledged.connect(telling.on_acknowledged, dispatch_uid="incidents")
-        above.tell(targets=runway.targets, runways=runway.runways)
+        above.tell(targets=runway.targets, runways=runway.runways, machine_url=costs.machine_url)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -15,9 +14,19 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
-from billing import breakdown
+from billing import above, breakdown
 from billing.cost import Cost
-from billing.models import Adjustment, Component, LedgerEntry, PriceSegment, Reservation, Subject, UsageCharge
+from billing.models import (
+    Adjustment,
+    Bill,
+    Component,
+    LedgerEntry,
+    PriceSegment,
+    ProviderStatement,
+    Reservation,
+    Subject,
+    UsageCharge,
+)
 from billing.money import accrued_between
 from billing.periods import DAY, utc
 from billing.posting import closed_until, cursor, hourly
@@ -29,19 +38,6 @@ HOURS = 48
 """Hours on one page."""
 ROWS = 100
 """Prices, charges and corrections that are shown; more are counted."""
-
-type Source = Callable[..., Mapping[str, Any]]
-_sources: list[Source] = []
-
-
-def add_source(source: Source) -> None:
-    """Let the page show more: `source(subject, now=)` gives context from above or beside this app.
-
-    Read are `statements`: the provider's own lines, objects with `start`, `end`, `component`, `usd`, `quantity` (text)
-    and `read_at`; None while the provider is not asked. And `machine_url`: where the machine itself is shown.
-    """
-    if source not in _sources:
-        _sources.append(source)
 
 
 @dataclass(slots=True)
@@ -96,9 +92,12 @@ def machine(request: SignedInRequest, subject_id: UUID) -> HttpResponse:
         "usage": list(usage),
         "adjustments": list(adjustments),
         "reservation": Reservation.objects.filter(subject=subject).first(),
+        "statements": list(
+            ProviderStatement.objects.filter(subject=subject).order_by("-start", "component")[: ROWS + 1]
+        ),
+        "is_billed": subject.account is not None and Bill.objects.filter(pk=subject.account).exists(),
+        "machine_url": above.machine_url(subject),
     }
-    for source in _sources:
-        context |= source(subject, now=now)
     return live(request, "billing/machine.html", context, fragments=("machine",))
 
 

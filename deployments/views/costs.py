@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
-
 from billing.models import Subject
 from deployments.models import Deployment
 
 
-def of_machine(subject: Subject, *, now: datetime) -> dict[str, Any]:
-    """For a machine's bill: where its deployment is shown, while it is here."""
+def machine_url(subject: Subject) -> str:
+    """The Cost tab of the machine's deployment; empty for what is of no deployment that is here."""
     deployment = Deployment.objects.filter(pk=subject.scope).only("id").first()
-    return {"machine_url": f"{deployment.get_absolute_url()}?tab=cost" if deployment else ""}
+    return f"{deployment.get_absolute_url()}?tab=cost" if deployment else ""

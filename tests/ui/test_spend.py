@@ -13,10 +13,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from billing import ledger
-from billing.models import Component, Subject
-from billing.views import machine as machine_view
-from billing.views import spend as spend_view
+from billing.models import Bill, Component, ProviderStatement, Subject
 from billing.views.asked import preset
+from deployments.models import ProviderAccount
 from panel.accounts.models import User
 from tests import factories
 from tests.browser import scene
@@ -183,7 +182,7 @@ def test_a_row_leads_to_its_machines_and_from_there_to_the_bill(viewer):
 
 def test_more_rows_than_fit_have_pages(viewer):
     for n in range(30):
-        made = factories.metered_machine("1", since=timezone.now() - timedelta(hours=1))
+        made = factories.metered_machine("0.001", since=timezone.now() - timedelta(hours=1))
         Subject.objects.filter(pk=made.pk).update(scope_label=f"many-{n}")
     page = viewer.get("/spend/?sort=name")
     assert "1 to 25 of" in text(page)
@@ -214,25 +213,28 @@ def test_a_machine_that_is_gone_and_whose_owner_left_stays(client):
     assert csv_rows(client.get("/spend/spend.csv?range=12m&group=owner"))[0]["name"] == "former member"
 
 
-def test_others_add_their_figures(client, monkeypatch):
-    class Runway:
-        name, words, level, at = "Vast 1", "31 h", "warn", NOW
-
-    monkeypatch.setattr(spend_view, "_sources", [])
+def test_prepaid_money_what_is_unexplained_and_the_providers_lines_are_shown(client):
     client.force_login(factories.viewer())
-    assert "Unexplained" not in text(client.get("/spend/"))
-    spend_view.add_source(lambda now: {"runways": [Runway()], "unexplained": Decimal("3.21")})
-    words = text(client.get("/spend/"))
-    assert "Vast 1" in words
-    assert "31 h" in words
-    assert "$3.21" in words
-
-    class Line:
-        start = end = read_at = NOW
-        component, usd, quantity = "gpu", Decimal("0.77"), ""
-
+    before = text(client.get("/spend/"))
+    assert "Unexplained" not in before
+    assert "no account tells its balance" in before
+    account = ProviderAccount.objects.create(
+        backend="vast", name="Vast 1", balance_usd=Decimal(31), balance_at=timezone.now()
+    )
     made = factories.metered_machine("1", since=timezone.now() - timedelta(hours=2))
-    monkeypatch.setattr(machine_view, "_sources", [lambda subject, now: {"statements": [Line()]}])
+    Subject.objects.filter(pk=made.pk).update(account=account.pk)
+    at = timezone.now().replace(minute=0, second=0, microsecond=0) - timedelta(days=1)
+    Bill.objects.create(
+        account=account.pk, account_label="Vast 1", provider="vast", step_seconds=86_400, lag_seconds=0, since=at,
+        told_until=at, matched_at=at,
+    )  # fmt: skip
+    ProviderStatement.objects.create(
+        account=account.pk, remote_id="1", component="compute", start=at, end=at + timedelta(hours=1),
+        usd=Decimal("0.77"), subject=made, first_seen_at=at, fetched_at=at,
+    )  # fmt: skip
+    words = text(client.get("/spend/"))
+    assert "Vast 1 until" in words
+    assert "Unexplained $0.00" in words
     assert "$0.77" in text(client.get(f"/spend/machine/{made.pk}/"))
 
 
