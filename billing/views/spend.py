@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import above, breakdown, budgets, ledger, reconcile, timeline
+from billing import above, breakdown, budgets, fx, ledger, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
 from billing.models import Reservation, Subject
@@ -70,10 +70,18 @@ def _figures(*, now: datetime) -> dict[str, Any]:
         "burn": budget.burn if budget else ledger.burn(now=now),
         "today": days.get(now.date(), Decimal(0)),
         "month": sum(days.values(), Decimal(0)),
+        "month_shown": _shown(days),
         "month_start": month.start,
         "runways": above.runways(now=now),
         "unexplained": reconcile.unexplained(now),
     }
+
+
+def _shown(days: Mapping[date, Decimal]) -> str:
+    """The sum in the currency that is shown, each day at its own rate; empty where that is USD or no rate is known."""
+    rates = fx.shown()
+    found = None if rates.currency == fx.RECORD else rates.total(days.items())
+    return "" if found is None else fx.written(found, rates.currency)
 
 
 def _held() -> Any:

@@ -11,7 +11,7 @@ from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.utils import timezone
 
-from billing import budgets
+from billing import breakdown, budgets
 from billing.views.figures import budget_figures, costs_of
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Event
@@ -59,12 +59,14 @@ def _money(user: User, *, now: datetime) -> dict[str, Any]:
     first = min(month, today - timedelta(days=DAYS - 1))
     found = budgets.outlook(first, now=now)
     days = found.days
+    this_month = breakdown.Days(month, today + timedelta(days=1))
     return {
         "money": True,
         **budget_figures(found.budget),
         "burn": found.burn,
         "today": days.get(today, Decimal(0)),
         "month": sum((usd for day, usd in days.items() if day >= month), Decimal(0)),
+        "per_million": breakdown.total(this_month, breakdown.Filter(), now=now).per_million,
         "days": day_rows(days, today, DAYS),
     }
 

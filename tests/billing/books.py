@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from billing import fx, ledger
 from billing.models import Component, LedgerEntry, Subject, UsageCharge
-from billing.posting import total_day
+from billing.rollup import total_days
 
 NOW = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 OCTOBER = datetime(2026, 10, 1, tzinfo=UTC)
@@ -73,7 +73,7 @@ def _traffic(pod: Subject) -> None:
         usd = Decimal(gigabytes) * Decimal("0.02")
         UsageCharge.objects.create(subject=pod, component=Component.TRAFFIC_OUT, quantity=Decimal(gigabytes), unit="GB", usd_per_unit=Decimal("0.02"), at=at, external_id=f"t{i}")  # fmt: skip
         LedgerEntry.objects.create(subject=pod, component=Component.TRAFFIC_OUT, hour=at, seconds=0, usd=usd)
-        total_day(at.date(), [pod.pk])
+        total_days({at.date(): [pod.pk]})
 
 
 def _october(pod: Subject) -> None:
