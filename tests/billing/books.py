@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from billing import fx, ledger
-from billing.models import Component, LedgerEntry, Subject, UsageCharge
-from billing.rollup import total_days
+from billing.models import Component, Subject
 
 NOW = datetime(2026, 11, 24, 12, 30, tzinfo=UTC)
 OCTOBER = datetime(2026, 10, 1, tzinfo=UTC)
@@ -70,10 +69,9 @@ def build(*, hostile: bool = True) -> list[Subject]:
 def _traffic(pod: Subject) -> None:
     for i, gigabytes in enumerate(("1.5", "0.333333")):
         at = NOVEMBER + timedelta(days=20, hours=i)
-        usd = Decimal(gigabytes) * Decimal("0.02")
-        UsageCharge.objects.create(subject=pod, component=Component.TRAFFIC_OUT, quantity=Decimal(gigabytes), unit="GB", usd_per_unit=Decimal("0.02"), at=at, external_id=f"t{i}")  # fmt: skip
-        LedgerEntry.objects.create(subject=pod, component=Component.TRAFFIC_OUT, hour=at, seconds=0, usd=usd)
-        total_days({at.date(): [pod.pk]})
+        ledger.charge_usage(
+            pod.pk, Component.TRAFFIC_OUT, Decimal(gigabytes), "GB", Decimal("0.02"), at, f"t{i}"
+        )
 
 
 def _october(pod: Subject) -> None:

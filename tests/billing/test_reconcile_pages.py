@@ -85,7 +85,7 @@ def test_the_fragment_polls_and_answers_304_without_news(as_admin, gap):
 
 def test_the_csv_holds_what_the_page_lists_with_its_cells_defused(as_admin, gap):
     Discrepancy.objects.update(label="=cmd()")
-    lines = as_admin.get(f"{PAGE}gaps.csv").text.splitlines()
+    lines = b"".join(as_admin.get(f"{PAGE}gaps.csv")).decode().splitlines()
     assert lines[0].startswith("day,account,provider")
     assert lines[1].startswith("2026-10-31,Vast,vast,'=cmd(),")
     assert ",12.000000000,14.000000000,2.000000000,open," in lines[1]

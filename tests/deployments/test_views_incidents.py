@@ -14,7 +14,6 @@ from deployments.lifecycle import State
 from deployments.models import Deployment, Event, Incident
 from deployments.monitoring import incidents
 from deployments.views.incident_story import markdown
-from deployments.views.report import safe_cell
 from tests import factories
 from tests.browser import scene
 
@@ -197,7 +196,7 @@ def test_the_month_shows_each_provider_and_tier_and_each_goal(operator, made):
 
 def rows(client, **query) -> list[dict[str, str]]:
     answer = client.get(reverse("reliability_csv"), query)
-    return list(csv.DictReader(io.StringIO(text(answer))))
+    return list(csv.DictReader(io.StringIO(b"".join(answer).decode())))
 
 
 def test_the_csv_has_the_figures_of_the_page(operator, made):
@@ -227,9 +226,6 @@ def test_a_cell_that_a_spreadsheet_would_run_is_defused(operator, made):
     Deployment.objects.filter(pk=made.ready.pk).update(name='=HYPERLINK("http://evil")')
     found = [row["deployment"] for row in rows(operator)]
     assert '\'=HYPERLINK("http://evil")' in found
-    assert [safe_cell(v) for v in ("+1", "-1", "@x", "\tx", "\rx", "x", -1.5)] == [
-        "'+1", "'-1", "'@x", "'\tx", "'\rx", "x", -1.5,
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("month", ["2026-13", "x", "", "9999-99", "2199-01"])
