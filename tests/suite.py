@@ -41,7 +41,8 @@ SQLITE_ALONE = [
         "deployments/test_emulated_faults.py", "deployments/test_emulated_life.py", "deployments/test_state_machine.py",
         "deployments/test_drills_emulated.py", "deployments/test_year.py", "billing/test_reconcile_pages.py",
         "deployments/test_advice.py", "deployments/test_advice_page.py", "deployments/test_advice_prices.py",
-        "deployments/test_tags.py", "billing/test_tags.py",
+        "deployments/test_tags.py", "billing/test_tags.py", "billing/test_exports.py", "billing/test_statement.py",
+        "billing/test_fx.py", "deployments/test_incidents_engine.py", "deployments/test_metering.py",
     )
 ]  # fmt: skip
 """Pure, with a database of its own, or pages: test_urls_by_role.py asks for every page on PostgreSQL too."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-
 import pytest
 
 from billing.exports import focus, lines
@@ -21,11 +19,3 @@ def test_the_validator_fails_nothing_but_the_invoices_that_we_do_not_get(tmp_pat
     file = tmp_path / "focus.csv"
     file.write_text("".join(csvfile.lines([focus.HEADER, *focus.Export(selection).rows()])), newline="")
     assert focus_venv.validate(file) == (1, ["InvoiceId-C-005-C"])
-
-    # It does look: a row whose product is not its cost is another failure.
-    with file.open(newline="") as text:
-        rows = list(csv.reader(text))
-    rows[1][focus.HEADER.index("ListCost")] = "99"
-    with file.open("w", newline="") as text:
-        csv.writer(text).writerows(rows)
-    assert focus_venv.validate(file)[0] > 1
