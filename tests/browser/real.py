@@ -71,7 +71,7 @@ def panel(tmp_path: Path, *flags: str) -> Iterator[Panel]:
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith(("REGIA_", "DJANGO_", "DATABASE_", "CELERY_"))
     }
-    environment = {**kept, "PYTHONUNBUFFERED": "1"}
+    environment = {**kept, "PYTHONUNBUFFERED": "1", "REGIA_ECB_RATES_URL": ""}
     log = tmp_path / "up.log"
     with log.open("w") as out:
         process = subprocess.Popen(

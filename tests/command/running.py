@@ -25,7 +25,7 @@ def environment(**extra: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("REGIA_", "PYTEST_"))}
     for name in ("DATABASE_URL", "CELERY_BROKER_URL", "DJANGO_SETTINGS_MODULE"):
         kept.pop(name, None)
-    # No panel of a test asks a real provider: nothing listens there.
+    # No panel of a test asks a real provider or a bank: nothing listens there.
     nowhere = dict.fromkeys(
         (
             "RUNPOD_API_BASE_URL",
@@ -36,7 +36,7 @@ def environment(**extra: str) -> dict[str, str]:
         ),
         "http://127.0.0.1:9",
     )
-    return {**kept, **nowhere, "PYTHONPATH": str(ROOT), **extra}
+    return {**kept, **nowhere, "REGIA_ECB_RATES_URL": "", "PYTHONPATH": str(ROOT), **extra}
 
 
 def command(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
