@@ -43,9 +43,13 @@ SQLITE_ALONE = [
         "deployments/test_advice.py", "deployments/test_advice_page.py", "deployments/test_advice_prices.py",
         "deployments/test_tags.py", "billing/test_tags.py", "billing/test_exports.py", "billing/test_statement.py",
         "billing/test_fx.py", "deployments/test_incidents_engine.py", "deployments/test_metering.py",
+        "billing/test_money.py", "deployments/test_balancer.py", "deployments/test_canary.py", "deployments/test_catalog.py",
+        "deployments/test_certificates.py", "deployments/test_lease.py", "deployments/test_logs.py",
+        "deployments/test_probe.py", "deployments/test_progress.py", "deployments/test_rotate.py",
+        "deployments/test_scrape.py", "deployments/test_timerange.py", "deployments/test_told_failure.py",
     )
 ]  # fmt: skip
-"""Pure, with a database of its own, or pages: test_urls_by_role.py asks for every page on PostgreSQL too."""
+"""Pure, with a database of its own, about what machines say, or pages: test_urls_by_role.py asks for every page on PostgreSQL too."""
 _WORLDS = ("bids", "budget_stop", "choice", "edges", "faults", "life", "listed", "places")
 POSTGRESQL_ALONE = [
     "--deselect=tests/deployments/test_crash_matrix.py::test_no_machine_is_rented_twice_or_lost",
