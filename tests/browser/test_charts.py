@@ -59,6 +59,7 @@ def test_a_drag_with_the_mouse_zooms_every_chart_and_the_way_back_leads_out(brow
     said = listen(page)
     opened(page, live_server.url, made)
     plot = page.locator('[data-chart="tokens"] .u-over')
+    plot.evaluate("e => e.scrollIntoView({ block: 'center' })")
     box = plot.bounding_box()
     assert box
     page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + 40)
