@@ -142,7 +142,7 @@ def test_the_bank_counts_before_a_hand_and_the_later_hand_before_the_earlier():
         ("EUR", NOW.date(), "0", "between"),
         ("EUR", NOW.date(), "NaN", "between"),
         ("USD", NOW.date(), "1", "the dollar"),
-        ("XXX", NOW.date(), "1", "currencies listed"),
+        ("XZZ", NOW.date(), "1", "currencies listed"),
     ],
 )
 def test_a_rate_that_cannot_be_right_is_refused_with_a_sentence(currency, day, per_usd, words):
