@@ -481,7 +481,7 @@ def _budget(standing: Mapping[str, Standing], *, now: datetime) -> Iterator[Trou
     if not (verdict.stop or warned or touched):
         return
     known = standing.get(Cause.BUDGET)
-    title = "The budget is spent" if warned else "The budget stopped what ran"
+    title = "The budget stopped what ran" if touched and not warned else "The budget is spent"
     guess = verdict.reason if verdict.stop or warned or known is None else known.guess
     severity = Severity.WARNING if warned else Severity.CRITICAL
     yield Trouble(Cause.BUDGET, Kind.BUDGET, severity, title, guess, now, touches=touched)
