@@ -18,7 +18,7 @@ from django.db import DatabaseError, transaction
 from django.db.models import Q
 
 from billing import budgets
-from deployments import calls, crash, found, listed, money, places, services, traffic, volumes
+from deployments import calls, crash, found, listed, money, places, services, traffic, volumes, witness
 from deployments.calls import Call
 from deployments.lifecycle import HELD, MAY_EXIST, SERVING, TERMINAL, Desired, State
 from deployments.models import Cause, Deployment, Event, Instance, ProviderAccount
@@ -116,7 +116,7 @@ def observe(account_id: Any, *, now: datetime) -> bool:
         return False
     crash.point(7)
     try:
-        _apply(account, adapter.traits, listing, now=now)
+        _apply(account, adapter, listing, now=now)
         places.inspect_due(account, adapter, now=now)
         volumes.look(account, adapter, now=now)
     except Exception as e:
@@ -187,7 +187,7 @@ def _assume_it_runs(account: ProviderAccount, *, now: datetime) -> None:
             money.assume_it_runs(some, last_seen=account.listed_at, now=now)
 
 
-def _apply(account: ProviderAccount, traits: Traits, listing: Listing, *, now: datetime) -> None:
+def _apply(account: ProviderAccount, adapter: Provider, listing: Listing, *, now: datetime) -> None:
     _assume_it_runs(account, now=now)
     ours = found.ours(listing)
     # What stands there under a label or an id that we know is looked at, however long its attempt has been over.
@@ -206,16 +206,18 @@ def _apply(account: ProviderAccount, traits: Traits, listing: Listing, *, now: d
         _restart_guard(account, now=now)
     strange = _is_strangers(account, rows, by_label, by_id, now=now)
     trusted = listing.complete and not strange and not _suspicious(account, rows, by_label, by_id, now=now)
-    for some in batched(rows, ROWS):
+    missing = [r for r in rows if trusted and _is_missing(r, by_label, by_id)]
+    spared = witness.spared(account, adapter, missing, now=now)
+    for some in batched((r for r in rows if r.pk not in spared), ROWS):
         # Many rows in one transaction: a commit waits for the disk, and a thousand machines are a thousand rows.
         with transaction.atomic():
             # One order for everybody who writes both: the deployment's row, then its instance's.
             ids = [row.deployment_id for row in some]
             list(Deployment.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
-            _write_facts(some, account, traits, by_label, by_id, trusted=trusted, now=now)
+            _write_facts(some, account, adapter.traits, by_label, by_id, trusted=trusted, now=now)
     _note_gpus(rows, by_id, now=now)
     traffic.note(rows, by_id, now=now)
-    listed.write(account, listing.machines, whole=trusted, now=now)
+    listed.write(account, listing.machines, whole=trusted and not spared, now=now)
     found.sweep(account, listing, now=now)
     ProviderAccount.objects.filter(pk=account.pk).update(
         # What a cut list does not show may have changed at any time since the last whole one.
@@ -240,6 +242,10 @@ def _write_facts(
             _found(row, own, others, last_seen=account.listed_at, now=now)
         elif trusted:
             _missing(row, traits, now=now)
+
+
+def _is_missing(row: Instance, by_label: dict[str, list[Machine]], by_id: dict[str, Machine]) -> bool:
+    return row.remote_id not in by_id and row.label not in by_label
 
 
 def _note_gpus(rows: Iterable[Instance], by_id: dict[str, Machine], *, now: datetime) -> None:
@@ -299,7 +305,7 @@ def _suspicious(
     for half an hour.
     """
     expected = [r for r in rows if r.remote_id and r.observed and r.status is not State.TERMINATING]
-    missing = [r for r in expected if r.remote_id not in by_id and r.label not in by_label]
+    missing = [r for r in expected if _is_missing(r, by_label, by_id)]
     key = f"mass-disappearance:{account.pk}"
     if len(expected) < GUARD_MIN or len(missing) * 2 <= len(expected):
         if clear_notice(key, now=now):

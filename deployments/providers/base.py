@@ -364,6 +364,8 @@ class Traits:
     """Two creates on one offer may both be taken and then clash: one at a time."""
     limits_apart: bool = False
     """Its limits count each kind of call by itself: one that is limited says nothing of the others."""
+    asked_at_once: int = 10
+    """Machines that may be asked for by their ids in one go."""
     inspect_interval: float = 15.0
     """Seconds between two inspections of one serverless endpoint, at the least."""
     ends_tls: bool = False
@@ -388,6 +390,12 @@ class Provider(Protocol):
 
     def list_machines(self) -> Listing:
         """All machines of the account, ours and others', in one call (all its pages)."""
+
+    def stands(self, remote_id: str) -> bool:
+        """Whether the provider has this machine, asked for it alone: beside the list, a witness of its own.
+
+        False is a definite no; what is not clear raises.
+        """
 
     def create(self, order: Order, *, deadline: float) -> str:
         """Rent one machine and return its remote id.

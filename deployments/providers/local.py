@@ -91,6 +91,9 @@ class LocalProvider(NoExtras):
         machines = (self._look(MachineFolder(self._folder, label), supervised) for label in labels)
         return Listing(tuple(m for m in machines if m is not None), complete=True)
 
+    def stands(self, remote_id: str) -> bool:
+        return self._machine(remote_id).exists()
+
     def create(self, order: Order, *, deadline: float) -> str:
         _check_deadline(deadline)
         if not local_files.valid_label(order.label):

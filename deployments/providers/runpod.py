@@ -115,6 +115,13 @@ class RunPodProvider:
         )
         return Listing(machines, complete=all(m.remote_id for m in machines))
 
+    def stands(self, remote_id: str) -> bool:
+        try:
+            row = self._api.read(_path(remote_id), machine=remote_id)
+        except Gone:
+            return False
+        return row.get("status") != "TERMINATED"
+
     def volumes(self) -> tuple[Volume, ...]:
         rows = rows_of(self._api.read("/v2/network-volumes"), "networkVolumes")
         return tuple(runpod_machines.volumes(rows))

@@ -48,7 +48,7 @@ from deployments.providers.vast_values import identity
 TRAITS = Traits(
     backend="vast", title="Vast.ai", can_stop=True, list_interval=10.0, unknown_grace=120.0, company_country="US",
     phase_timeouts={"provisioning": 1500.0, "pulling": 1500.0, "loading": 1200.0, "warming": 600.0},
-    system_log_apart=True,
+    system_log_apart=True, asked_at_once=2,
     # It bills by the day: what a day cost is told for certain when the next one is over.
     bill_lag=86_400.0,
     one_create_per_offer=True, limits_apart=True,
@@ -110,6 +110,17 @@ class VastProvider(NoExtras):
         vast_stops.SHARED.seen_running(self._calls.who, running, since=began)
         complete = not unnamed and all(t is not None and len(machines) >= t for t in totals)
         return Listing(tuple(machines.values()), complete=complete)
+
+    def stands(self, remote_id: str) -> bool:
+        """Vast.ai answers with a row, with null, or with a 404 that says so."""
+        instance = _number(remote_id)
+        try:
+            told = self._calls.read("inspect", lambda api: _shown(api, instance))
+        except Gone:
+            return False
+        if not isinstance(told, dict) or not isinstance(told.get("instances", ""), dict | None):
+            raise Unavailable("Vast.ai's answer does not say whether the machine is there.")
+        return told["instances"] is not None
 
     def create(self, order: Order, *, deadline: float) -> str:
         """Rent it. A refusal that names a contract all the same means a machine that stands: its id is returned."""
@@ -265,6 +276,13 @@ def _all_pages(page: Callable[[str | None], Any], rows: str) -> Iterator[dict[st
             raise Unavailable("Vast.ai's list does not say how it goes on.")
         token = following
     raise Unavailable("Vast.ai's list has no end.")
+
+
+def _shown(api: Any, instance: int) -> Any:
+    """By the SDK's client: its `show_instance` computes with fields that may be null (the contract's gotcha 4)."""
+    answer = api.client.get(f"/instances/{instance}/", query_args={"owner": "me"})
+    answer.raise_for_status()
+    return answer.json()
 
 
 def _machine(row: object, *, port: int, asked_to_stop: frozenset[str]) -> Machine | None:

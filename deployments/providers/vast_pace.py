@@ -32,6 +32,7 @@ LIMITS: Mapping[str, Limit] = {
     "state": Limit(1.0, penalty=2.0),
     "terminate": Limit(3.0, penalty=3.0),
     "bid": Limit(5.5, penalty=6.0),
+    "inspect": Limit(2.0, penalty=2.0),
     "logs": Limit(1.0, penalty=2.0),
     "charges": Limit(1.0, penalty=3.0),
     "balance": Limit(1.0, penalty=2.0),

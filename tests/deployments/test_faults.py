@@ -128,6 +128,42 @@ def test_14_one_list_without_it_is_not_gone(world: CloudWorld) -> None:
     assert deployment.instances.count() == 1
 
 
+def test_14_what_stands_by_its_id_is_not_gone_whatever_lists_say(world: CloudWorld) -> None:
+    deployment = world.launch()
+    world.run()
+    world.fail("list_machines", *[Fault.MISSING] * 200)
+    world.run(10 * MINUTE, check=world.check)
+    assert settled(deployment) == State.READY
+    assert deployment.instances.count() == 1
+    assert world.cloud.ever(deployment.instances.get().label) == 1
+
+
+def test_14_what_nobody_says_by_its_id_is_left_to_the_lists_after_half_an_hour(world: CloudWorld) -> None:
+    deployment = world.launch()
+    world.run()
+    first = deployment.instances.get()
+    world.cloud.remove(first.label)
+    world.fail("stands", *[Fault.UNAVAILABLE] * 2000)
+    world.run(25 * MINUTE, check=world.check)
+    assert world.provider.count("stands") > 0
+    first.refresh_from_db()
+    assert first.state == State.READY
+    world.run(15 * MINUTE, check=world.check)
+    first.refresh_from_db()
+    assert first.state == State.TERMINATED
+
+
+def test_14_each_end_is_confirmed_by_one_question_by_its_id(world: CloudWorld) -> None:
+    deployments = [world.launch() for _ in range(3)]
+    world.run()
+    for deployment in deployments:
+        services.terminate(fresh(deployment), actor=world.owner, now=world.now)
+    world.run(5 * MINUTE)
+    asked = [remote_id for method, remote_id in world.provider.calls if method == "stands"]
+    assert sorted(asked) == sorted(i.remote_id for d in deployments for i in d.instances.all())
+    assert not any(live(d) for d in deployments)
+
+
 def test_15_an_empty_list_is_not_believed(world: CloudWorld) -> None:
     deployments = [world.launch() for _ in range(3)]
     world.run()

@@ -24,7 +24,7 @@ from tests.billing.laws import assert_books_balance, total
 from tests.conftest import NOW
 from tests.deployments.emulated_world import ROUNDING, EmulatedWorld, run_to
 from tests.playground.rows import chatting_deployment
-from tests.providers.fakecloud import TRAITS, fake_quote
+from tests.providers.fakecloud import TRAITS, FakeCloud, fake_quote
 
 pytestmark = pytest.mark.django_db
 H, MIN, SEC = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
@@ -63,7 +63,7 @@ def listed(i: Instance, *, at, complete: bool = True, **machine) -> None:
     """The account's list shows it so, at that moment."""
     shown = Machine(i.remote_id, i.label, **{"status": MachineStatus.RUNNING, "created_at": NOW, **machine})
     account = ProviderAccount.objects.get(pk=i.account_id)
-    observe._apply(account, TRAITS, Listing((shown,), complete=complete), now=at)
+    observe._apply(account, FakeCloud(traits=TRAITS), Listing((shown,), complete=complete), now=at)
 
 
 def cost(i: Instance, at) -> Decimal:

@@ -198,12 +198,14 @@ class ProviderContract:
     def test_a_terminated_machine_is_absent_from_two_complete_lists(self, provider: Provider) -> None:
         label = new_label()
         remote_id = self.running(provider, label)
+        assert provider.stands(remote_id)
         provider.terminate(remote_id)
         give_up = time.monotonic() + PATIENCE
         while found(provider, label) and time.monotonic() < give_up:
             time.sleep(0.05)
         assert found(provider, label) == []
         assert found(provider, label) == []
+        assert not provider.stands(remote_id), "asked for by its id it is gone too"
 
     def test_a_killed_machine_runs_no_more_and_can_be_given_back(self, provider: Provider) -> None:
         label = new_label()

@@ -101,6 +101,12 @@ class FakeCloud(NoExtras):
             )
         return Listing(shown, complete=True)
 
+    def stands(self, remote_id: str) -> bool:
+        time.sleep(self.latency)
+        with self._machines() as machines:
+            row = machines.get(remote_id)
+            return row is not None and not row["gone"]
+
     def create(self, order: Order, *, deadline: float) -> str:
         if time.monotonic() > deadline:
             raise Unavailable("The deadline of this create has passed; nothing was sent.")

@@ -196,6 +196,10 @@ class Faulty:
             return Listing(tuple(m for m in listing.machines if m.label not in absent), complete=True)
         return listing
 
+    def stands(self, remote_id: str) -> bool:
+        self._refuse(self._take("stands", remote_id), "stands")
+        return self.inner.stands(remote_id)
+
     def create(self, order: Order, *, deadline: float) -> str:
         return self._change("create", order.label, lambda: self.inner.create(order, deadline=deadline))
 

@@ -78,6 +78,8 @@ def reads(provider: RunPodProvider, pod: str, endpoint: str) -> list[tuple[str, 
         ("list", provider.list_machines),
         ("inspect", lambda: provider.inspect(endpoint)),
         ("inspect", lambda: provider.logs(pod)),
+        ("inspect", lambda: provider.stands(pod)),
+        ("inspect", lambda: provider.stands(endpoint)),
         ("charges", lambda: provider.charges(now - day, now + day)),
         ("quotes", adapter_without_key(provider).quotes),
     ]

@@ -51,6 +51,7 @@ CHANGES: dict[str, Callable[[VastProvider], object]] = {
 READS: dict[str, Callable[[VastProvider], object]] = {
     "quotes": lambda p: p.quotes(),
     "list_machines": lambda p: p.list_machines(),
+    "stands": lambda p: p.stands("312"),
     "logs": lambda p: p.logs("312"),
     "charges": lambda p: p.charges(NOW, NOW + timedelta(days=1)),
     "balance": lambda p: p.balance(),
@@ -215,6 +216,18 @@ def test_a_machine_that_is_gone_is_gone(server: Scripted, provider: VastProvider
         assert type(raised(CHANGES[name], provider)) is Gone
     server.say(Said({"instances": [], "next_token": None, "total_instances": 0}), answer)
     assert type(raised(READS["logs"], provider)) is Gone
+
+
+@pytest.mark.parametrize("answer", [*GONE.values(), Said({"instances": None})], ids=[*GONE, "null"])
+def test_only_a_definite_no_says_that_no_machine_stands(
+    server: Scripted, provider: VastProvider, answer: Said
+) -> None:
+    row = {"id": 312, "start_date": None, "extra_env": None}
+    server.say(Said({"instances": row}), answer, Said({"instances": []}), Said({"success": True}))
+    assert provider.stands("312") is True
+    assert provider.stands("312") is False
+    for _ in range(2):
+        assert type(raised(READS["stands"], provider)) is Unavailable
 
 
 def test_a_404_of_another_word_does_not_prove_that_a_machine_is_gone(
