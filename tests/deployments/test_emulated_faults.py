@@ -252,6 +252,17 @@ def test_15_a_list_that_is_suddenly_short_is_not_believed(
 
 
 @EVERY
+def test_14_what_lists_leave_out_and_stands_by_its_id_is_not_gone(emulated_world: EmulatedWorld) -> None:
+    world = emulated_world
+    deployment = ready(world)
+    world.always("list", Fault.EMPTY)
+    world.run(8 * MINUTE, check=world.check)
+    assert (lately(deployment).state, len(world.creates())) == (State.READY, 1)
+    world.calm_down()
+    end(world, deployment)
+
+
+@EVERY
 def test_14_what_hid_from_the_lists_until_it_was_replaced_is_given_back_and_billed(
     emulated_world: EmulatedWorld,
 ) -> None:

@@ -51,7 +51,7 @@ class Pods:
     def get(self, call: Call) -> Answer:
         with self.emulator.lock:
             pod = self._find(call)
-            return Answer(pod.row(self.emulator.clock.now)) if pod else _gone()
+            return Answer(pod.row(self.emulator.clock.now)) if pod and not pod.hidden else _gone()
 
     def create(self, call: Call) -> Answer:
         with self.emulator.lock:

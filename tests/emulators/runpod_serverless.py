@@ -55,7 +55,7 @@ class Serverless:
     def get(self, call: Call) -> Answer:
         with self.emulator.lock:
             endpoint = self._find(call)
-            return Answer(endpoint.row()) if endpoint else _gone()
+            return Answer(endpoint.row()) if endpoint and not endpoint.hidden else _gone()
 
     def create(self, call: Call) -> Answer:
         with self.emulator.lock:
