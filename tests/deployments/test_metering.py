@@ -145,6 +145,20 @@ def test_until_its_container_runs_only_the_disk_costs_and_then_from_the_list_bef
     assert_books_balance()
 
 
+@pytest.mark.parametrize(
+    ("minutes", "status"),
+    [(1, MachineStatus.OUTBID), (600, MachineStatus.OUTBID), (600, MachineStatus.STOPPED), (600, MachineStatus.PULLING)],
+)  # fmt: skip
+def test_what_the_first_list_shows_at_rest_or_after_a_gap_counts_as_having_run(minutes, status) -> None:
+    i = rented(state=State.PROVISIONING, observed="")
+    first = NOW + minutes * MIN
+    listed(i, at=first, status=status, bills=Bills.DISK)
+    ran = Decimal("1.10") * minutes / 60
+    assert abs(cost(i, first) - ran) < Decimal("1e-8")
+    assert abs(cost(i, first + H) - ran - Decimal("0.10")) < Decimal("1e-8"), "from then on its disk alone"
+    assert_books_balance()
+
+
 def test_a_machine_whose_host_is_offline_costs_nothing_until_it_is_back() -> None:
     i = rented()
     listed(i, at=NOW + H, status=MachineStatus.UNKNOWN, bills=Bills.NOTHING)
