@@ -322,6 +322,32 @@ def test_whatever_a_counter_and_the_clock_do_each_gain_is_charged_once(readings)
     assert all(gb >= 0 for gb in charges.values())
 
 
+def test_a_second_machine_under_one_label_is_charged_by_its_own_counters() -> None:
+    i = rented(BY_THE_BYTE)
+    account = ProviderAccount.objects.get(pk=i.account_id)
+    double = money.duplicate_id(i, "88")
+
+    def both(own: str, second: str, *, at) -> None:
+        shown = [
+            Machine(r, i.label, MachineStatus.RUNNING, created_at=NOW, traffic_in_gb=Decimal(gb))
+            for r, gb in ((i.remote_id, own), ("88", second))
+        ]  # fmt: skip
+        observe._apply(account, TRAITS, Listing(tuple(shown), complete=True), now=at)
+
+    both("10", "3", at=NOW + MIN)
+    both("10", "3", at=NOW + 2 * MIN)
+    both("10.01", "3.02", at=NOW + H)
+    both("11", "1", at=NOW + 2 * H)  # its counter began anew
+    own, beside = (UsageCharge.objects.filter(subject_id=pk) for pk in (i.pk, double))
+    # What is little waits at the own one, and never at the second: it is ended soon.
+    assert sum(u.usd for u in own) == Decimal("0.22")
+    assert sum(u.usd for u in beside) == Decimal("0.0804")
+    listed(i, at=NOW + 3 * H, traffic_in_gb=Decimal(11))
+    both("11", "1", at=NOW + 3 * H + MIN)
+    assert sum(u.usd for u in beside.all()) == Decimal("0.0804"), "a list without it forgets nothing"
+    assert_books_balance()
+
+
 def test_where_traffic_costs_nothing_nothing_is_charged() -> None:
     i = rented(fake_quote(usd_per_hour=Decimal(1)))
     assert told(i, at=NOW + MIN) == told(i, at=NOW + MIN, down="10") == 0
