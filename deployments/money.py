@@ -93,6 +93,17 @@ def kept_usd_per_hour(instance: Instance) -> Decimal:
     return instance.offer.held_usd_per_hour if told is None else told
 
 
+def hold_found(instance: Instance, *, now: datetime) -> None:
+    """A machine that somebody adopted was never admitted: from now on the budgets hold it as any other."""
+    open_subject(instance, now=now)
+    kept = kept_usd_per_hour(instance) if _can_stop(instance) else Decimal(0)
+    budgets.hold(instance.id, instance.usd_per_hour, kept=kept, now=now)
+
+
+def _can_stop(instance: Instance) -> bool:
+    return instance.account.adapter().traits.can_stop
+
+
 def follow(
     instance: Instance, before: str, *, bills: str, kept: Decimal | None, last_seen: datetime | None, now: datetime
 ) -> None:  # fmt: skip
@@ -101,6 +112,8 @@ def follow(
     `before`, `bills` and `kept` are what stood in `observed`, `bills_only` and `kept_usd_per_hour`. Nobody tells
     the moment of a change: what rises bills from the list that last showed it lower, what falls from now on.
     """
+    if kept != instance.kept_usd_per_hour and _can_stop(instance):
+        budgets.keep(instance.id, kept_usd_per_hour(instance), now=now)
     if _follow_rest(instance, before, last_seen=last_seen, now=now):
         return
     if instance.status in HELD and instance.observed in QUIET:
