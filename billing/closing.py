@@ -19,7 +19,7 @@ from django.db.models import Count, Q, Sum
 from billing import sides
 from billing.corrections import close_period
 from billing.gaps import book_day
-from billing.judging import ZERO
+from billing.judging import ZERO, agree
 from billing.metering import meter
 from billing.models import Bill, Booking, DayTotal, Discrepancy, MonthClose
 from billing.periods import DAY, Period, calendar_month, days_between, midnight, utc
@@ -131,7 +131,7 @@ def close_month(month: date, why: Mapping[UUID, str], *, actor: User, now: datet
     accounts = accounts_of(month, now=now)
     reasons = {a.account: _reason(a, why) for a in accounts if a.why_not}
     for account in accounts:
-        if account.bill and not account.why_not:
+        if account.bill:
             true_up(account.bill, month, now=now)
     # Outside, so that the transaction that holds every machine is short.
     meter(now)
@@ -175,7 +175,7 @@ def _reason(account: AccountMonth, why: Mapping[UUID, str]) -> str:
 def true_up(bill: Bill, month: date, *, now: datetime) -> Decimal:
     """Book what lies within the tolerance, so that the month's machines cost what they were charged; the sum, USD.
 
-    What somebody explained or closed without booking it stays as it is. Twice is once.
+    As far as the bill is told in full. What is a gap, explained or not, stays as people decide. Twice is once.
     """
     booked, days = ZERO, list(days_between(month, calendar_month(midnight(month)).end.date()))
     for day in days:
@@ -195,7 +195,11 @@ def _true_up_day(bill: Bill, day: date, *, now: datetime) -> Decimal:
     stands = Discrepancy.objects.filter(kept, account=bill.account, day=day)
     keys = set(stands.values_list("key", flat=True))
     read = sides.days_of(bill, [day], horizon=midnight(day) + DAY)
-    wanted = {key: None for d in read for key, m in d.machines.items() if m.usd and key not in keys}
+    machines = read[0].machines if read else {}
+    # A gap that nobody compared yet is one as well.
+    wanted = {
+        key: None for key, m in machines.items() if m.usd and key not in keys and agree(m.metered, m.charged)
+    }
     return book_day(bill, day, wanted, reason=REASON, now=now) if wanted else ZERO
 
 

@@ -16,7 +16,7 @@ from billing.models import Bill, Booking, DayTotal, Discrepancy
 from billing.money import quantize
 from billing.periods import DAY, calendar_month, midnight
 from billing.posting import lock
-from billing.reconcile import State, booked_of_balance, compare, note, signed, three_way
+from billing.reconcile import State, balance_gap, booked_of_balance, compare, note, signed, three_way
 from billing.sides import Machine
 from billing.statements import BALANCE, open_unassigned
 from panel.accounts.models import User
@@ -166,7 +166,7 @@ def _book_balance(bill: Bill, row: Discrepancy, *, reason: str, now: datetime) -
     subject = open_unassigned(bill, BALANCE, label="prepaid money", now=now)
     lock([subject.pk])
     figures = three_way(bill.account, row.day)
-    gap = (figures.moved or figures.compared) - figures.compared - booked_of_balance(bill.account, row.day)
+    gap = balance_gap(figures, booked_of_balance(bill.account, row.day))
     if not gap:
         return ZERO
     last = min(calendar_month(midnight(row.day)).end, bill.told_until)

@@ -39,6 +39,18 @@ def day_of(at: datetime) -> datetime:
     return midnight(utc(at).date())
 
 
+def hour_up(at: datetime) -> datetime:
+    """The first whole hour that is not before `at`."""
+    start = hour_of(at)
+    return start if start == at else start + HOUR
+
+
+def day_up(at: datetime) -> datetime:
+    """The first midnight that is not before `at`."""
+    start = day_of(at)
+    return start if start == at else start + DAY
+
+
 def hours_between(start: datetime, end: datetime) -> Iterator[datetime]:
     """Every hour that [start, end) touches."""
     hour = hour_of(start)

@@ -272,14 +272,8 @@ def _match_balance(bill: Bill, month: date, *, now: datetime) -> None:
     if figures.moved is None and row is None:
         return
     booked = booked_of_balance(bill.account, month)
-    gap = (figures.moved or figures.compared) - figures.compared - booked
-    machine = Machine(
-        BALANCE,
-        None,
-        label="prepaid money",
-        metered=figures.compared + booked,
-        charged=figures.compared + booked + gap,
-    )
+    gap, told = balance_gap(figures, booked), figures.compared + booked
+    machine = Machine(BALANCE, None, label="prepaid money", metered=told, charged=told + gap)
     day = Day(month, midnight(month), {BALANCE: machine})
     if abs(gap) <= balance_slack(bill, figures):
         if row and _go(row, day, now=now):
@@ -288,6 +282,11 @@ def _match_balance(bill: Bill, month: date, *, now: datetime) -> None:
         _opened(bill, day, machine, Reason.BALANCE, now=now).save()
     elif _is_news(row, machine):
         _changed(row, machine, Reason.BALANCE, now=now)
+
+
+def balance_gap(figures: ThreeWay, booked: Decimal) -> Decimal:
+    """USD that the balance moved beyond what lines tell and what is booked for it; none where nobody can tell."""
+    return ZERO if figures.moved is None else figures.moved - figures.compared - booked
 
 
 def booked_of_balance(account: UUID, month: date) -> Decimal:

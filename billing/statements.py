@@ -18,7 +18,7 @@ from django.db.models import Max
 
 from billing.models import BalanceSnapshot, Bill, ProviderStatement, StatementChange, Subject
 from billing.money import quantize
-from billing.periods import DAY, HOUR, day_of, hour_of, utc
+from billing.periods import DAY, HOUR, day_of, day_up, hour_of, hour_up, utc
 from billing.segments import Snapshot, open_subject
 
 ZERO = Decimal(0)
@@ -73,8 +73,7 @@ def open_bill(
 
 def ceil_step(at: datetime, step: timedelta) -> datetime:
     """The end of the span (an hour or a day) that holds `at`."""
-    start = hour_of(at) if step <= HOUR else day_of(at)
-    return start if start == at else start + (HOUR if step <= HOUR else DAY)
+    return hour_up(at) if step <= HOUR else day_up(at)
 
 
 def floor_step(at: datetime, step: timedelta) -> datetime:

@@ -35,7 +35,18 @@ from django.db.models.functions import Cast, Coalesce
 
 from billing.models import Adjustment, DayTotal, LedgerEntry, PriceSegment
 from billing.money import accrued_nano, from_nano
-from billing.periods import DAY, HOUR, day_of, days_between, hour_of, hours_between, midnight, utc
+from billing.periods import (
+    DAY,
+    HOUR,
+    day_of,
+    day_up,
+    days_between,
+    hour_of,
+    hour_up,
+    hours_between,
+    midnight,
+    utc,
+)
 
 if TYPE_CHECKING:
     _DateTime = DateTimeField[datetime, datetime]
@@ -89,8 +100,8 @@ class Window(NamedTuple):
     def of(cls, start: datetime | None, end: datetime | None, now: datetime) -> Window:
         now = utc(now)
         if end is not None and end >= now:
-            end = _day_up(end)
-        return cls(hour_of(start) if start else None, _hour_up(end) if end else None, now)
+            end = day_up(end)
+        return cls(hour_of(start) if start else None, hour_up(end) if end else None, now)
 
     def cost(self, row: Row) -> int:
         """What is booked, or what an open segment costs in the window beyond that, nano-dollars."""
@@ -175,7 +186,7 @@ def by_hour(
 
     Of one scope, or with None of everything.
     """
-    window = Window(hour_of(start), _hour_up(end), utc(now))
+    window = Window(hour_of(start), hour_up(end), utc(now))
     cost = dict.fromkeys(hours_between(start, end), 0)
     mine = Q(subject__scope=scope) if scope else Q()
     for row in rows(window, mine, by=("hour",)):
@@ -210,7 +221,7 @@ def _booked(window: Window, where: Q, by: tuple[str, ...], marks: Marks) -> Iter
         yield _sums(LedgerEntry, where & _between("hour", window.start, window.end), by, marks)
         yield _sums(Adjustment, where & _between("hour", window.start, window.end), by, marks)
         return
-    first = _day_up(window.start) if window.start else None
+    first = day_up(window.start) if window.start else None
     last = day_of(window.end) if window.end else None
     yield _sums(DayTotal, where & _between("day", _date(first), _date(last)), by, marks)
     edges = [(window.start, first), (last, window.end)]
@@ -276,16 +287,6 @@ class _Never(Cast):
 def _between(field: str, start: date | None, end: date | None) -> Q:
     low = Q(**{f"{field}__gte": start}) if start else Q()
     return low & Q(**{f"{field}__lt": end}) if end else low
-
-
-def _hour_up(at: datetime) -> datetime:
-    start = hour_of(at)
-    return start if start == at else start + HOUR
-
-
-def _day_up(at: datetime) -> datetime:
-    start = day_of(at)
-    return start if start == at else start + DAY
 
 
 def _date(at: datetime | None) -> date | None:

@@ -70,6 +70,7 @@ def _take_in(account: ProviderAccount, machine: Machine, *, now: datetime) -> In
             usd_per_hour=quote.usd_per_hour, state=State.UNKNOWN, state_since=now, created_at=now,
             remote_id=machine.remote_id, remote_created_at=machine.created_at, observed=machine.status.value,
             observed_at=now, country=machine.country, data_center=machine.data_center[:80], spared_until=now + SPARE, locked=machine.locked,
+            kept_usd_per_hour=machine.kept_usd_per_hour,
         )  # fmt: skip
         money.open_subject(instance, now=now)
         services.note(deployment, "found", now=now, reason=f"{instance.label} at {account.name}")

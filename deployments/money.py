@@ -19,6 +19,9 @@ _EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 """No machine that is rented now is older: such a time is a zero in disguise."""
 QUIET = frozenset({MachineStatus.STOPPED, MachineStatus.OUTBID})
 """The provider bills no compute of what it calls so."""
+BOOTING = frozenset({MachineStatus.PENDING, MachineStatus.PULLING})
+GAP = timedelta(minutes=3)
+"""Without a list for so long nobody knows what bills only in part: it counts as all of it."""
 _PARTS = {Bills.ALL: 2, Bills.DISK: 1, Bills.NOTHING: 0}
 
 
@@ -90,6 +93,17 @@ def kept_usd_per_hour(instance: Instance) -> Decimal:
     return instance.offer.held_usd_per_hour if told is None else told
 
 
+def hold_found(instance: Instance, *, now: datetime) -> None:
+    """A machine that somebody adopted was never admitted: from now on the budgets hold it as any other."""
+    open_subject(instance, now=now)
+    kept = kept_usd_per_hour(instance) if _can_stop(instance) else Decimal(0)
+    budgets.hold(instance.id, instance.usd_per_hour, kept=kept, now=now)
+
+
+def _can_stop(instance: Instance) -> bool:
+    return instance.account.adapter().traits.can_stop
+
+
 def follow(
     instance: Instance, before: str, *, bills: str, kept: Decimal | None, last_seen: datetime | None, now: datetime
 ) -> None:  # fmt: skip
@@ -98,6 +112,8 @@ def follow(
     `before`, `bills` and `kept` are what stood in `observed`, `bills_only` and `kept_usd_per_hour`. Nobody tells
     the moment of a change: what rises bills from the list that last showed it lower, what falls from now on.
     """
+    if kept != instance.kept_usd_per_hour and _can_stop(instance):
+        budgets.keep(instance.id, kept_usd_per_hour(instance), now=now)
     if _follow_rest(instance, before, last_seen=last_seen, now=now):
         return
     if instance.status in HELD and instance.observed in QUIET:
@@ -106,8 +122,7 @@ def follow(
     elif bills != instance.bills_only and (_billed(instance.status) or instance.status in HELD):
         at = min(last_seen or now, now)
         if _PARTS[Bills(instance.bills_only)] < _PARTS[Bills(bills)]:
-            first_boot = not before and instance.bills_only == Bills.DISK
-            # Before its first boot nothing has run.
+            first_boot = not before and _is_first_boot(instance, now=now)
             at = _born(instance, now=now) if first_boot else _not_before_booked(instance, now=now)
         price(instance, at=at, reason=_BILLS[Bills(instance.bills_only)])
 
@@ -117,6 +132,14 @@ _BILLS = {
     Bills.DISK: "its container does not run: the disk alone bills",
     Bills.NOTHING: "its host is offline: nothing bills",
 }
+
+
+def _is_first_boot(instance: Instance, *, now: datetime) -> bool:
+    """Whether nothing of it can have run yet: soon after its creation it boots.
+
+    What is at rest, and what boots after a gap, may have run unseen: a bid is outbid and comes back.
+    """
+    return instance.observed in BOOTING and now - _born(instance, now=now) <= GAP
 
 
 def assume_it_runs(instances: Iterable[Instance], *, last_seen: datetime | None, now: datetime) -> None:

@@ -48,8 +48,6 @@ GUARD_MIN = 3
 """The mass-disappearance guard looks from this many machines on."""
 GUARD_LIMIT = timedelta(minutes=30)
 """Only after lists agreed for this long is a mass disappearance believed."""
-BILLS_GAP = timedelta(minutes=3)
-"""Without a list for so long nobody knows what bills only in part: it counts as all of it."""
 GUARD_GAP = timedelta(minutes=3)
 """Two lists that are further apart do not agree without a gap: the half hour begins anew."""
 
@@ -176,7 +174,7 @@ def _failed(account: ProviderAccount, error: ProviderError, *, now: datetime) ->
 
 
 def _assume_it_runs(account: ProviderAccount, *, now: datetime) -> None:
-    if account.listed_at is None or now - account.listed_at <= BILLS_GAP:
+    if account.listed_at is None or now - account.listed_at <= money.GAP:
         return
     rows = account.instances.may_exist().exclude(bills_only="").exclude(observed__in=money.QUIET)
     with transaction.atomic():

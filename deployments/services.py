@@ -375,6 +375,8 @@ def adopt_found(deployment: Deployment, *, actor: User, now: datetime) -> None:
         Deployment.objects.filter(pk=deployment.pk).update(
             desired=Desired.RUNNING, desired_reason="", name="Adopted machine", owner=actor
         )
+        for instance in still:
+            money.hold_found(instance, now=now)
         note(deployment, "adopt", now=now, actor=actor, reason=label)
         ring(deployment, now=now)
         clear_notice(f"found:{label}", now=now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -66,11 +66,6 @@ class BudgetStatus:
         """What is spent and what runs or is reserved comes to by the period's end or its stop dates."""
         return self.spent + self.held
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether anything keeps the overspend within `bound` now."""
-        return self.hard_stop and not self.lifted
-
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -112,7 +107,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The budget's figures (None without a budget), what each day cost, USD, and what burns, USD per hour."""
+    """The figures of the budget that binds first (None without a budget), what each day cost, USD, and what burns, USD per hour."""
 
     budget: BudgetStatus | None
     days: dict[date, Decimal]
@@ -131,8 +126,21 @@ def status(*, now: datetime) -> BudgetStatus | None:
     return statuses_of([budget], now=utc(now))[0] if budget else None
 
 
+def binding(*, now: datetime) -> BudgetStatus | None:
+    """The figures of the budget that binds first; None without one."""
+    found = statuses(now=now)
+    return min(found, key=_binds, default=None)
+
+
+def _binds(status: BudgetStatus) -> tuple[bool, datetime, Decimal]:
+    """What refuses or stops comes first, then what is exhausted first, then of which the least is free."""
+    is_idle = status.lifted or not (status.budget.blocks or status.hard_stop)
+    share = status.free / status.amount if status.amount else ZERO
+    return is_idle, status.exhausted_at or datetime.max.replace(tzinfo=UTC), share
+
+
 def outlook(first: date, *, now: datetime) -> Outlook:
-    """`status`, and the days from `first` on (UTC) with what burns, for pages that show both."""
+    """`binding`, and the days from `first` on (UTC) with what burns, for pages that show both."""
     now = utc(now)
     window = Window.of(midnight(first), None, now)
     days: defaultdict[date, int] = defaultdict(int)
@@ -144,7 +152,7 @@ def outlook(first: date, *, now: datetime) -> Outlook:
         burn += row.nano
         for day, nano in window.unbooked(row, DAY):
             days[day.date()] += nano
-    return Outlook(status(now=now), {day: from_nano(nano) for day, nano in days.items()}, from_nano(burn))
+    return Outlook(binding(now=now), {day: from_nano(nano) for day, nano in days.items()}, from_nano(burn))
 
 
 def statuses(*, now: datetime) -> list[BudgetStatus]:
@@ -223,6 +231,29 @@ def reserve(
     if kept is not None:
         held["kept_usd_per_hour"] = kept
     return Reservation.objects.update_or_create(subject_id=subject_id, defaults=held)[0]
+
+
+@transaction.atomic
+def hold(subject_id: UUID, usd_per_hour: Decimal, *, kept: Decimal, now: datetime) -> Reservation:
+    """Hold what stands already and was never admitted: its price, and what its disk costs on once it is stopped.
+
+    It is never refused: the verdict decides what stops.
+    """
+    price, disk = positive(usd_per_hour, what="A price"), positive(kept, what="A price")
+    _locked(subject_id)
+    held = {"usd_per_hour": price, "kept_usd_per_hour": disk, "until": None}
+    held |= {"held_at": utc(now), "released_at": None}
+    return Reservation.objects.update_or_create(subject_id=subject_id, defaults=held)[0]
+
+
+@transaction.atomic
+def keep(subject_id: UUID, kept: Decimal, *, now: datetime) -> None:
+    """What its disk costs once it is stopped is known better now; the stated bound follows."""
+    disk = positive(kept, what="A price")
+    held = Reservation.objects.filter(subject_id=subject_id, released_at=None)
+    if held.exclude(kept_usd_per_hour=disk).exists():
+        _locked(subject_id)
+        held.update(kept_usd_per_hour=disk)
 
 
 def release(subject_id: UUID, *, now: datetime) -> None:

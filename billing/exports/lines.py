@@ -21,7 +21,6 @@ from billing.money import from_nano
 from billing.periods import DAY, HOUR, calendar_month, midnight
 
 PROVIDERS = {"runpod": "RunPod", "vast": "Vast.ai", "local": "This computer"}
-NO_ACCOUNT = "unknown account"
 _KEPT = 5_000
 """Subjects kept in memory at once."""
 

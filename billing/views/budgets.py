@@ -18,8 +18,9 @@ from django.views.decorators.http import require_POST
 
 from billing import above, budgets, forecast
 from billing.models import Budget, BudgetCrossing
+from billing.views.figures import in_words
 from panel.accounts.access import requires
-from panel.ui.format import moment, usd
+from panel.ui.format import moment
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -125,12 +126,9 @@ def rows(*, now: datetime) -> list[Row]:
 
 
 def _row(status: budgets.BudgetStatus, told: dict[str, datetime]) -> Row:
-    words = f"{usd(status.spent)} spent and {usd(status.held)} held of {usd(status.amount)}"
-    if status.exhausted_at:
-        words += f", exhausted {moment(status.exhausted_at)}"
     stands = dict(budgets.reached(status))
     rungs = [Rung(p, str(p) in stands, told.get(str(p))) for p in status.budget.rungs]
-    return Row(status, rungs, told.get(budgets.FORECAST), words)
+    return Row(status, rungs, told.get(budgets.FORECAST), in_words(status))
 
 
 @requires(CHANGE)

@@ -17,13 +17,14 @@ from panel.ui.format import moment, usd
 
 
 def budget_figures(budget: BudgetStatus | None) -> dict[str, Any]:
-    """Context for a page: `budget`, its `forecast` for the period in USD, and `budget_words` for the bar."""
-    if budget is None:
-        return {"budget": None}
+    """Context for a page: `budget`, and `budget_words` for its bar."""
+    return {"budget": budget, "budget_words": in_words(budget)} if budget else {"budget": None}
+
+
+def in_words(budget: BudgetStatus) -> str:
+    """What the bar shows, for who does not see it."""
     words = f"{usd(budget.spent)} spent and {usd(budget.held)} held of {usd(budget.amount)}"
-    if budget.exhausted_at:
-        words += f", exhausted {moment(budget.exhausted_at)}"
-    return {"budget": budget, "forecast": budget.spent + budget.held, "budget_words": words}
+    return f"{words}, exhausted {moment(budget.exhausted_at)}" if budget.exhausted_at else words
 
 
 def costs_of(scopes: Iterable[UUID], *, now: datetime) -> dict[UUID, Decimal]:

@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import above, breakdown, budgets, fx, ledger, reconcile, timeline
+from billing import above, breakdown, budgets, forecast, fx, ledger, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
 from billing.models import Reservation, Subject
@@ -67,6 +67,7 @@ def _figures(*, now: datetime) -> dict[str, Any]:
     budget = budgets.status(now=now)
     return {
         **budget_figures(budget),
+        "forecast": forecast.of(now=now),
         "burn": budget.burn if budget else ledger.burn(now=now),
         "today": days.get(now.date(), Decimal(0)),
         "month": sum(days.values(), Decimal(0)),

@@ -2,7 +2,7 @@
 
 So any web process answers alike, and a restart resets no counter. A label holds an id, a state or a kind, never a
 name, an address or a person, and there is a bound on how many series there can be (`MOST_DEPLOYMENTS`,
-`MOST_ACCOUNTS`). docs/monitoring.md describes each metric.
+`MOST_ACCOUNTS`, `MOST_BUDGETS`). docs/monitoring.md describes each metric.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from billing import budgets, ledger
+from billing.models import Budget
 from deployments.lifecycle import MAY_EXIST, Desired, State
 from deployments.models import Breaker, Deployment, Drill, Heartbeat, Instance, ProviderAccount
 from deployments.models.drill import DETECTION_GOAL
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 MOST_DEPLOYMENTS = 1000
 MOST_ACCOUNTS = 100
+MOST_BUDGETS = 100
 Families = Iterator[Metric]
 
 
@@ -229,14 +231,22 @@ def _accounts(now: datetime) -> Families:
 
 
 def _money(now: datetime) -> Families:
-    budget = budgets.status(now=now)
-    burn = budget.burn if budget else ledger.burn(now=now)
+    found = budgets.statuses(now=now)
+    of_everything = next((s.burn for s in found if s.budget.is_of_everything), None)
+    burn = ledger.burn(now=now) if of_everything is None else of_everything
     yield _gauge("regia_burn_usd_per_hour", "What everything costs now.", burn)
-    usd = GaugeMetricFamily("regia_budget_usd", "The budget of this period.", labels=["part"])
-    if budget:
+    labels = ["budget", "scope", "period", "part"]
+    usd = GaugeMetricFamily("regia_budget_usd", "The budgets of the periods that run.", labels=labels)
+    for status in found[:MOST_BUDGETS]:
         for part in ("amount", "spent", "held", "free"):
-            usd.add_metric([part], float(getattr(budget, part)))
+            told = [str(status.budget.pk), _scope(status.budget), status.period, part]
+            usd.add_metric(told, float(getattr(status, part)))
     yield usd
+
+
+def _scope(budget: Budget) -> str:
+    named = (("deployment", budget.scope), ("account", budget.account), ("provider", budget.provider))
+    return next((kind for kind, of in named if of), "everything")
 
 
 def _notices(now: datetime) -> Families:

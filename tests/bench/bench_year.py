@@ -452,7 +452,7 @@ def main() -> None:
         began, cpu = time.perf_counter(), time.process_time()
 
         def tell(day: int) -> None:
-            if day % 30 == 0:
+            if day % 10 == 0:
                 print(
                     f"day {day}: {time.perf_counter() - began:,.0f} s, {time.process_time() - cpu:,.0f} s of a processor",
                     flush=True,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 
 from billing import budgets, ledger
 from billing.models import Budget, BudgetCrossing, Component, DayTotal, LedgerEntry, PriceSegment, Reservation
@@ -20,7 +19,7 @@ from panel.audit.models import AuditEvent
 from panel.notices.models import Notice
 from panel.settings import BASE_DIR
 from tests import factories
-from tests.billing.conftest import together
+from tests.billing.conftest import ADMITTED, REFUSED, apart, together
 from tests.billing.laws import assert_books_balance, books, total
 from tests.conftest import NOW
 
@@ -34,33 +33,6 @@ def refused(results: list[object]) -> list[object]:
     others = [r for r in results if isinstance(r, Exception) and not isinstance(r, budgets.OverBudget)]
     assert not others
     return [r for r in results if isinstance(r, budgets.OverBudget)]
-
-
-ADMITTED, REFUSED, BROKEN = 0, 3, 4
-
-
-def apart(*acts: Callable[[], object]) -> list[int]:
-    """How each act ended, each in a process of its own; all begin once the last one is there."""
-    connections.close_all()
-    ready, go = os.pipe()
-    children = []
-    for act in acts:
-        if (pid := os.fork()) == 0:
-            code = BROKEN
-            try:
-                os.close(go)
-                os.read(ready, 1)  # until the parent closes its end
-                act()
-                code = ADMITTED
-            except budgets.OverBudget:
-                code = REFUSED
-            finally:
-                os._exit(code)
-        children.append(pid)
-    os.close(go)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    os.close(ready)
-    return codes
 
 
 def test_ten_launches_in_the_same_instant_admit_only_what_fits():

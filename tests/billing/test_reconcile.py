@@ -182,6 +182,16 @@ def test_a_balance_that_fell_by_more_than_the_bill_tells_is_a_gap_and_can_be_boo
     assert gap.state == State.CLOSED
 
 
+def test_a_balance_that_does_not_move_while_the_bill_grows_is_a_gap():
+    a_bill()
+    machine = a_machine("0.5")
+    for n in range(6):
+        statements.record_balance(ACCOUNT, Decimal(100), now=START + n * DAY)
+    told(*(a_line(machine, "12", day=START + n * DAY) for n in range(4)), now=START + 5 * DAY)
+    (gap,) = [g for g in compared(START + 5 * DAY) if g.reason == "balance"]
+    assert gap.usd == -48
+
+
 # -- gaps -----------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,32 @@ def test_a_gap_that_nobody_explained_keeps_it_open_unless_the_administrator_says
     assert "They are looking into it." in AuditEvent.objects.get(action="month.close").reason
 
 
+@pytest.mark.parametrize("is_compared", [True, False])
+def test_closed_with_a_reason_what_lies_within_the_tolerance_is_booked_and_a_gap_is_not(machine, is_compared):
+    told(a_line(machine, "20", day=START), a_line(machine, "12.05", day=START + DAY), since=START, now=OVER)
+    if is_compared:
+        compared(OVER)
+    else:
+        Bill.objects.update(matched_at=None)
+    made = closing.close_month(
+        MONTH, {ACCOUNT: "They are looking into it."}, actor=factories.administrator(), now=OVER
+    )
+    assert (made.total_usd, october()) == (Decimal("24.05"), Decimal("24.05"))
+    assert made.accounts[0]["booked"] == "0.050000000"
+    assert (Discrepancy.objects.get().usd, Adjustment.objects.get().usd) == (8, Decimal("0.05"))
+
+
+def test_closed_with_a_reason_the_days_that_are_told_are_booked(machine):
+    """The bill stands still a day before the month's end."""
+    Bill.objects.update(told_until=START + DAY + HOUR, error="No answer.")
+    told(
+        a_line(machine, "12.05", day=START), a_line(machine, "12.05", day=START + DAY), since=START, now=OVER
+    )
+    Bill.objects.update(told_until=START + DAY + HOUR)
+    closing.close_month(MONTH, {ACCOUNT: "They do not answer."}, actor=factories.administrator(), now=OVER)
+    assert october() == Decimal("24.05")
+
+
 def test_a_bill_that_is_not_told_to_the_end_keeps_it_open(machine):
     with pytest.raises(closing.CloseRefused, match="told in full to"):
         closing.close_month(MONTH, {}, actor=factories.administrator(), now=OVER - 2 * DAY + HOUR)

@@ -145,6 +145,20 @@ def test_until_its_container_runs_only_the_disk_costs_and_then_from_the_list_bef
     assert_books_balance()
 
 
+@pytest.mark.parametrize(
+    ("minutes", "status"),
+    [(1, MachineStatus.OUTBID), (600, MachineStatus.OUTBID), (600, MachineStatus.STOPPED), (600, MachineStatus.PULLING)],
+)  # fmt: skip
+def test_what_the_first_list_shows_at_rest_or_after_a_gap_counts_as_having_run(minutes, status) -> None:
+    i = rented(state=State.PROVISIONING, observed="")
+    first = NOW + minutes * MIN
+    listed(i, at=first, status=status, bills=Bills.DISK)
+    ran = Decimal("1.10") * minutes / 60
+    assert abs(cost(i, first) - ran) < Decimal("1e-8")
+    assert abs(cost(i, first + H) - ran - Decimal("0.10")) < Decimal("1e-8"), "from then on its disk alone"
+    assert_books_balance()
+
+
 def test_a_machine_whose_host_is_offline_costs_nothing_until_it_is_back() -> None:
     i = rented()
     listed(i, at=NOW + H, status=MachineStatus.UNKNOWN, bills=Bills.NOTHING)
@@ -306,6 +320,32 @@ def test_whatever_a_counter_and_the_clock_do_each_gain_is_charged_once(readings)
         last = gb
     assert sum(charges.values(), ZERO) == gained
     assert all(gb >= 0 for gb in charges.values())
+
+
+def test_a_second_machine_under_one_label_is_charged_by_its_own_counters() -> None:
+    i = rented(BY_THE_BYTE)
+    account = ProviderAccount.objects.get(pk=i.account_id)
+    double = money.duplicate_id(i, "88")
+
+    def both(own: str, second: str, *, at) -> None:
+        shown = [
+            Machine(r, i.label, MachineStatus.RUNNING, created_at=NOW, traffic_in_gb=Decimal(gb))
+            for r, gb in ((i.remote_id, own), ("88", second))
+        ]  # fmt: skip
+        observe._apply(account, TRAITS, Listing(tuple(shown), complete=True), now=at)
+
+    both("10", "3", at=NOW + MIN)
+    both("10", "3", at=NOW + 2 * MIN)
+    both("10.01", "3.02", at=NOW + H)
+    both("11", "1", at=NOW + 2 * H)  # its counter began anew
+    own, beside = (UsageCharge.objects.filter(subject_id=pk) for pk in (i.pk, double))
+    # What is little waits at the own one, and never at the second: it is ended soon.
+    assert sum(u.usd for u in own) == Decimal("0.22")
+    assert sum(u.usd for u in beside) == Decimal("0.0804")
+    listed(i, at=NOW + 3 * H, traffic_in_gb=Decimal(11))
+    both("11", "1", at=NOW + 3 * H + MIN)
+    assert sum(u.usd for u in beside.all()) == Decimal("0.0804"), "a list without it forgets nothing"
+    assert_books_balance()
 
 
 def test_where_traffic_costs_nothing_nothing_is_charged() -> None:

@@ -19,6 +19,8 @@ from django.utils import timezone
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
+from billing import budgets
+from billing.models import Budget
 from deployments.models import Breaker, Deployment, Drill, Heartbeat, Instance, ProviderAccount
 from deployments.monitoring import exporter
 from panel import health
@@ -157,9 +159,24 @@ def test_it_tells_what_the_rows_say(client, made):
     account = {"account": str(made.account.pk), "provider": "runpod"}
     assert of("regia_account_balance_usd", **account) == 12.5
     assert of("regia_call_failing", call="create", **account) == 2
-    assert of("regia_budget_usd", part="amount") == 1200
+    main = {"budget": str(budgets.current().pk), "scope": "everything", "period": "month"}
+    assert of("regia_budget_usd", part="amount", **main) == 1200
     assert of("regia_burn_usd_per_hour") > 0
     assert of("regia_notices_open", severity="warning") >= 1
+
+
+def test_each_budget_is_told_with_what_it_is_about(client, made):
+    Budget.objects.all().delete()
+    made_for = {"provider": {"provider": "runpod"}, "account": {"account": made.account.pk}, "deployment": {"scope": made.ready.pk}}  # fmt: skip
+    told = {
+        scope: Budget.objects.create(name=scope, period="day", amount_usd=n, **whom)
+        for n, (scope, whom) in enumerate(made_for.items(), start=1)
+    }
+    found = samples(client)
+    for n, (scope, budget) in enumerate(told.items(), start=1):
+        labels = {"budget": str(budget.pk), "scope": scope, "period": "day", "part": "amount"}
+        assert found["regia_budget_usd", frozenset(labels.items())] == n
+    assert found["regia_burn_usd_per_hour", frozenset()] > 0, "without a budget of everything too"
 
 
 def test_only_what_is_to_run_is_told_one_by_one(client, made):

@@ -7,7 +7,9 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from deployments import radar, services
+from billing import budgets
+from billing.periods import calendar_month
+from deployments import money, radar, services
 from deployments.lifecycle import Desired
 from deployments.models import Heartbeat, Installation, Instance, ListedMachine, ProviderAccount
 from deployments.radar import Bin
@@ -111,6 +113,24 @@ def test_an_adopted_machine_is_ours_and_runs_on(operator, made, rung):
     assert of(made.found).bin is Bin.OURS
     instance = Instance.objects.select_related("deployment").get(label=made.found.label)
     assert (instance.deployment.desired, instance.spared_until) == (Desired.RUNNING, None)
+
+
+def test_the_kept_disk_of_an_adopted_machine_is_in_the_bound_as_the_list_tells_it(operator, made, rung):
+    budget, now = budgets.current(), timezone.now()
+    instance = Instance.objects.select_related("deployment", "account").get(label=made.found.label)
+    hours = Decimal((calendar_month(now).end - now).total_seconds()) / 3600
+
+    def kept(usd: str) -> bool:
+        books = next(s for s in budgets.statuses(now=now) if s.budget == budget)
+        return abs(books.kept - before - Decimal(usd) * hours) < Decimal("0.001")
+
+    before = next(s for s in budgets.statuses(now=now) if s.budget == budget).kept
+    Instance.objects.filter(pk=instance.pk).update(kept_usd_per_hour=Decimal("0.02"))
+    services.adopt_found(instance.deployment, actor=factories.operator(), now=now)
+    assert kept("0.02")
+    instance.kept_usd_per_hour = Decimal("0.05")
+    money.follow(instance, instance.observed, bills="", kept=Decimal("0.02"), last_seen=now, now=now)
+    assert kept("0.05")
 
 
 def test_a_found_machine_is_given_back_at_a_click_without_waiting(operator, made, rung):

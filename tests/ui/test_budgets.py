@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from django.utils import timezone
 
-from billing import budgets
+from billing import budgets, forecast
 from billing.models import Budget
 from deployments import runway
 from deployments.models import ProviderAccount
@@ -97,6 +97,26 @@ def test_the_launch_page_says_which_budget_would_be_exhausted_and_when(client, m
     assert re.search(r"exhausted <time[^>]*>(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ", after)
     assert "Everything" in after
     assert re.search(r"It needs \$[\d.,]+ .*, \$0\.00 is free of \$[\d.,]+ in the budget Everything", page)
+
+
+def test_the_overview_shows_the_budget_that_binds_first_by_name(client, made):
+    client.force_login(made.administrator)
+    assert "which binds first" not in client.get("/").content.decode()
+    Budget.objects.create(name="RunPod alone", provider="runpod", amount_usd=Decimal("0.5"))
+    page = client.get("/").content.decode()
+    assert re.search(r"exhausted <time.*RunPod alone</a>, which binds first", page)
+    assert '<span class="unit">of $0.50</span>' in page
+
+
+def test_spend_foresees_the_month_with_a_budget_and_without(client, made):
+    client.force_login(made.administrator)
+    for budget in ("one", "none"):
+        if budget == "none":
+            Budget.objects.all().delete()
+        page = client.get("/spend/").content.decode()
+        foreseen = forecast.of(now=timezone.now()).expected
+        shown = re.search(r"<dt>Forecast</dt><dd>\$([\d.,]+)</dd>", page)[1].replace(",", "")
+        assert abs(Decimal(shown) - foreseen) < 1
 
 
 def test_an_account_that_runs_dry_is_told_once_at_a_day_and_worse_at_six_hours(client, made):
