@@ -30,12 +30,10 @@ from billing.budgets.limits import (
     Admission,
     After,
     BudgetStatus,
-    Outlook,
     OverBudget,
     Verdict,
     can_spend,
     current,
-    outlook,
     release,
     reprice,
     reserve,
@@ -45,6 +43,7 @@ from billing.budgets.limits import (
     verdict,
     weighed,
 )
+from billing.budgets.outlook import Outlook, outlook
 from billing.budgets.rungs import FORECAST, reached, watch
 
 __all__ = [

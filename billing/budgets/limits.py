@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -14,9 +13,8 @@ from django.db.models import Q
 
 from billing.budgets.books import REACTION, Books, Whom, books_of, covering
 from billing.models import Budget, Reservation, Subject
-from billing.money import accrued, dollars, from_nano, positive
-from billing.periods import DAY, Period, calendar_month, midnight, utc
-from billing.totals import Window, rows
+from billing.money import accrued, dollars, positive
+from billing.periods import Period, calendar_month, utc
 
 ZERO = Decimal(0)
 
@@ -110,16 +108,6 @@ class Verdict:
     budget: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """The budget's figures (None without a budget), what each day cost, USD, and what burns, USD per hour."""
-
-    budget: BudgetStatus | None
-    days: dict[date, Decimal]
-    """Those that cost something."""
-    burn: Decimal
-
-
 def current() -> Budget | None:
     """The oldest budget of everything; None while there is none."""
     return Budget.objects.filter(EVERYTHING).order_by("pk").first()
@@ -131,22 +119,6 @@ def status(*, now: datetime) -> BudgetStatus | None:
     return statuses_of([budget], now=utc(now))[0] if budget else None
 
 
-def outlook(first: date, *, now: datetime) -> Outlook:
-    """`status`, and the days from `first` on (UTC) with what burns, for pages that show both."""
-    now = utc(now)
-    window = Window.of(midnight(first), None, now)
-    days: defaultdict[date, int] = defaultdict(int)
-    burn = 0
-    for row in rows(window, by=("day",)):
-        if row.start is None:
-            days[row.key[0]] += row.nano
-            continue
-        burn += row.nano
-        for day, nano in window.unbooked(row, DAY):
-            days[day.date()] += nano
-    return Outlook(status(now=now), {day: from_nano(nano) for day, nano in days.items()}, from_nano(burn))
-
-
 def statuses(*, now: datetime) -> list[BudgetStatus]:
     """The figures of every budget: those of everything first, then by name."""
     found = sorted(Budget.objects.all(), key=lambda b: (not b.is_of_everything, b.name.lower(), b.pk))
@@ -155,7 +127,7 @@ def statuses(*, now: datetime) -> list[BudgetStatus]:
 
 def statuses_of(found: Sequence[Budget], *, now: datetime) -> list[BudgetStatus]:
     return [
-        _status(budget, books, now=now)
+        status_of(budget, books, now=now)
         for budget, books in zip(found, books_of(found, now=now, bounded=True), strict=True)
     ]
 
@@ -179,7 +151,7 @@ def weighed(
     all_books = books_of(found, now=now, bounded=True)
     after = [
         After(
-            _status(budget, books, now=now),
+            status_of(budget, books, now=now),
             _admission(budget, usd_per_hour, books, until=until, now=now),
             _exhausted_at(budget.amount_usd - books.spent, books.burn, books.period, now=now, more=usd_per_hour, until=until),
         )
@@ -293,7 +265,7 @@ def _strictest(admissions: Sequence[Admission]) -> Admission | None:
     return min(admissions, key=lambda a: (a.allowed, (a.free or ZERO) - a.needed), default=None)
 
 
-def _status(budget: Budget, books: Books, *, now: datetime) -> BudgetStatus:
+def status_of(budget: Budget, books: Books, *, now: datetime) -> BudgetStatus:
     remaining = budget.amount_usd - books.spent
     ending = accrued(books.worst_burn - books.protected_burn, REACTION)
     return BudgetStatus(

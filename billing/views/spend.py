@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
@@ -17,11 +17,11 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import above, breakdown, budgets, fx, ledger, reconcile, timeline
+from billing import above, breakdown, budgets, fx, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
 from billing.models import Reservation, Subject
-from billing.periods import calendar_month
+from billing.periods import midnight
 from billing.timeline import TOP, Step
 from billing.views.asked import RANGES, Asked, link, read
 from billing.views.figures import budget_figures
@@ -61,17 +61,15 @@ def spend(request: SignedInRequest) -> HttpResponse:
 
 
 def _figures(*, now: datetime) -> dict[str, Any]:
-    month = calendar_month(now)
-    tomorrow = now.date() + timedelta(days=1)
-    days = dict(ledger.by_day(month.start.date(), tomorrow, now=now))
-    budget = budgets.status(now=now)
+    first = now.date().replace(day=1)
+    found = budgets.outlook(first, now=now)
     return {
-        **budget_figures(budget),
-        "burn": budget.burn if budget else ledger.burn(now=now),
-        "today": days.get(now.date(), Decimal(0)),
-        "month": sum(days.values(), Decimal(0)),
-        "month_shown": _shown(days),
-        "month_start": month.start,
+        **budget_figures(found.budget),
+        "burn": found.burn,
+        "today": found.days.get(now.date(), Decimal(0)),
+        "month": found.month,
+        "month_shown": _shown(found.days),
+        "month_start": midnight(first),
         "runways": above.runways(now=now),
         "unexplained": reconcile.unexplained(now),
     }

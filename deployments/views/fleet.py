@@ -11,7 +11,7 @@ from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.utils import timezone
 
-from billing import breakdown, budgets
+from billing import budgets
 from billing.views.figures import budget_figures, costs_of
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Event
@@ -37,11 +37,10 @@ def overview(request: SignedInRequest) -> HttpResponse:
     rows = reads.fleet(request.user, counts, size=FLEET_ROWS)
     context = {
         "rows": rows,
-        "costs": _costs(request.user, rows, now=now),
         "counts": counts,
         "notices": list(shown_notices()[:5]),
         "events": list(Event.objects.select_related("deployment").order_by("-at")[:8]),
-        **_money(request.user, now=now),
+        **_money(request.user, rows, now=now),
         "sparks": glance.rows(rows, now=now),
         "now": now,
     }
@@ -51,23 +50,20 @@ def overview(request: SignedInRequest) -> HttpResponse:
     return live(request, "deployments/overview.html", context, fragments=("fleet",))
 
 
-def _money(user: User, *, now: datetime) -> dict[str, Any]:
+def _money(user: User, rows: list[Deployment], *, now: datetime) -> dict[str, Any]:
     if not user.has_perm("billing.view_ledgerentry"):
-        return {"money": False}
+        return {"money": False, "costs": {}}
     today = now.date()
-    month = today.replace(day=1)
-    first = min(month, today - timedelta(days=DAYS - 1))
-    found = budgets.outlook(first, now=now)
-    days = found.days
-    this_month = breakdown.Days(month, today + timedelta(days=1))
+    found = budgets.outlook(today - timedelta(days=DAYS - 1), now=now, scopes=[d.pk for d in rows])
     return {
         "money": True,
         **budget_figures(found.budget),
         "burn": found.burn,
-        "today": days.get(today, Decimal(0)),
-        "month": sum((usd for day, usd in days.items() if day >= month), Decimal(0)),
-        "per_million": breakdown.total(this_month, breakdown.Filter(), now=now).per_million,
-        "days": day_rows(days, today, DAYS),
+        "today": found.days.get(today, Decimal(0)),
+        "month": found.month,
+        "per_million": found.per_million,
+        "days": day_rows(found.days, today, DAYS),
+        "costs": found.costs,
     }
 
 
