@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
@@ -17,14 +17,14 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import above, breakdown, budgets, fx, reconcile, timeline
+from billing import above, breakdown, budgets, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
 from billing.models import Reservation, Subject
 from billing.periods import midnight
 from billing.timeline import TOP, Step
 from billing.views.asked import RANGES, Asked, link, read
-from billing.views.figures import budget_figures
+from billing.views.figures import outlook_figures
 from panel.accounts.access import requires
 from panel.accounts.models import User
 from panel.ui.csvfile import csv_response
@@ -64,22 +64,11 @@ def _figures(*, now: datetime) -> dict[str, Any]:
     first = now.date().replace(day=1)
     found = budgets.outlook(first, now=now)
     return {
-        **budget_figures(found.budget),
-        "burn": found.burn,
-        "today": found.days.get(now.date(), Decimal(0)),
-        "month": found.month,
-        "month_shown": _shown(found.days),
+        **outlook_figures(found),
         "month_start": midnight(first),
         "runways": above.runways(now=now),
         "unexplained": reconcile.unexplained(now),
     }
-
-
-def _shown(days: Mapping[date, Decimal]) -> str:
-    """The sum in the currency that is shown, each day at its own rate; empty where that is USD or no rate is known."""
-    rates = fx.shown()
-    found = None if rates.currency == fx.RECORD else rates.total(days.items())
-    return "" if found is None else fx.written(found, rates.currency)
 
 
 def _held() -> Any:

@@ -12,7 +12,7 @@ from django.http import HttpResponse
 from django.utils import timezone
 
 from billing import budgets
-from billing.views.figures import budget_figures, costs_of
+from billing.views.figures import costs_of, outlook_figures
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Event
 from deployments.models.deployment import DeploymentQuerySet
@@ -57,10 +57,7 @@ def _money(user: User, rows: list[Deployment], *, now: datetime) -> dict[str, An
     found = budgets.outlook(today - timedelta(days=DAYS - 1), now=now, scopes=[d.pk for d in rows])
     return {
         "money": True,
-        **budget_figures(found.budget),
-        "burn": found.burn,
-        "today": found.days.get(today, Decimal(0)),
-        "month": found.month,
+        **outlook_figures(found),
         "per_million": found.per_million,
         "days": day_rows(found.days, today, DAYS),
         "costs": found.costs,
