@@ -20,6 +20,7 @@ from django.views.decorators.http import require_safe
 from billing import above, breakdown, budgets, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
+from billing.exports.lines import provider_name
 from billing.models import Reservation, Subject
 from billing.periods import midnight
 from billing.timeline import TOP, Step
@@ -118,7 +119,8 @@ def _choices() -> dict[str, Any]:
     found = breakdown.choices()
     people = sorted(_names(found.owners).items(), key=lambda p: p[1].lower())
     groups = [*_TITLES.items(), *((f"tag:{key}", f"Tag: {key}") for key in sorted(found.tags))]
-    return {"choices": found, "people": people, "groups": groups}
+    providers = {key: provider_name(key) for key in sorted(found.providers)}
+    return {"choices": found, "providers": providers, "people": people, "groups": groups}
 
 
 def _lines(asked: Asked, found: Breakdown) -> list[Line]:
@@ -159,15 +161,19 @@ def _label(group: str, g: Group, people: dict[int, str]) -> str:
         return people.get(g.key[0], FORMER)
     if group == "tier":
         return g.key[1] or _NONE["tier"]
+    if group == "provider":
+        return provider_name(g.key[0])
     if group.startswith("tag:"):
         return str(g.key[0] or f"no {group[4:]}")
     return g.label or str(g.key[0] or _NONE.get(group, "none"))
 
 
 def _sub(group: str, g: Group) -> str:
-    if group == "tier":
-        return str(g.key[0])
-    return ", ".join(sorted(g.providers))
+    return ", ".join(map(provider_name, _providers(group, g)))
+
+
+def _providers(group: str, g: Group) -> list[str]:
+    return [g.key[0]] if group == "tier" else sorted(g.providers)
 
 
 def _url(query: QueryDict, group: str, g: Group) -> str:
@@ -243,7 +249,8 @@ def _chips(query: QueryDict, asked: Asked) -> list[tuple[str, str, str]]:
         found.append(("Deployment", label, link(query, deployment=None)))
     for name, value in (("provider", f.provider), ("tier", f.tier), ("gpu", f.gpu)):
         if value is not None:
-            found.append((_TITLES[name], value, link(query, **{name: None})))
+            shown = provider_name(value) if name == "provider" else value
+            found.append((_TITLES[name], shown, link(query, **{name: None})))
     if f.account:
         found.append(("Account", _called(f.account, account="account_label"), link(query, account=None)))
     if f.owner is not None:
@@ -313,7 +320,7 @@ def _cells(lines: list[Line], asked: Asked) -> Iterator[tuple[object, ...]]:
     for line in lines:
         c = line.cost
         yield (
-            asked.days.start, asked.last, asked.group, line.label, line.id, line.sub, _number(c.hours, 4),
+            asked.days.start, asked.last, asked.group, line.label, line.id, ", ".join(_providers(asked.group, line.group)), _number(c.hours, 4),
             *(_number(usd) for usd in (c.compute, c.disk - c.volume, c.volume, c.traffic, c.other, c.adjusted, c.usd)),
             _number(line.share, 6), _number(c.idle, 4), c.tokens_in, c.tokens_out, _number(c.per_million),
             _number(line.floor), _number(c.usd_per_hour),

@@ -19,11 +19,13 @@ from deployments.models.deployment import DeploymentQuerySet
 from deployments.views import glance, metrics, reads
 from panel.accounts.access import requires
 from panel.accounts.models import User
+from panel.notices.models import Notice
 from panel.notices.notify import shown_notices
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
 
 FLEET_ROWS = 8
+NOTICES, NOTICES_SHOWN = 20, 3
 PAGE_ROWS = 25
 DAYS = 14
 _SHOWS = (("running", "Running and stopped"), ("ended", "Ended"), ("all", "All"))
@@ -38,7 +40,7 @@ def overview(request: SignedInRequest) -> HttpResponse:
     context = {
         "rows": rows,
         "counts": counts,
-        "notices": list(shown_notices()[:5]),
+        **_notices(),
         "events": list(Event.objects.select_related("deployment").order_by("-at")[:8]),
         **_money(request.user, rows, now=now),
         "sparks": glance.rows(rows, now=now),
@@ -48,6 +50,13 @@ def overview(request: SignedInRequest) -> HttpResponse:
     if rows and not wanted_fragment(request, ("fleet",)):
         context["board"] = metrics.of_fleet(request, count=counts.existing)
     return live(request, "deployments/overview.html", context, fragments=("fleet",))
+
+
+def _notices() -> dict[str, Any]:
+    """The worst that nobody sees to yet, and the rest behind a click: what runs stays in sight."""
+    found = list(shown_notices()[:NOTICES])
+    found.sort(key=lambda n: (n.acknowledged_at is not None, -Notice.Severity(n.severity).rank))
+    return {"notices": found[:NOTICES_SHOWN], "more_notices": found[NOTICES_SHOWN:]}
 
 
 def _money(user: User, rows: list[Deployment], *, now: datetime) -> dict[str, Any]:

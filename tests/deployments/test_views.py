@@ -80,6 +80,13 @@ def test_the_overview_shows_what_burns_what_is_left_and_what_is_wrong(admin):
         assert words in page
 
 
+def test_the_worst_alerts_stand_open_and_the_rest_behind_a_click(admin):
+    shown, more = text(admin.get("/")).split('id="more-notices"')
+    assert "contract-search is down" in shown
+    assert "Vast.ai refused its key" not in shown, "somebody sees to it"
+    assert "Vast.ai refused its key" in more
+
+
 def test_what_still_bills_on_its_way_out_stands_first(admin, made):
     multiply(made.ready, 12)
     Deployment.objects.filter(pk=made.ready.pk).update(desired=Desired.TERMINATED)
