@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -60,11 +60,11 @@ def outlook(first: date, *, now: datetime, scopes: Collection[UUID] = ()) -> Out
     now = utc(now)
     first = min(first, now.date().replace(day=1))
     budget = current()
-    sums = _Sums(budget, first, dict.fromkeys(scopes, 0), now)
+    sums = _Sums(budget, first, scopes, now)
     for row in _read(first, scopes):
         sums.take(row)
     return Outlook(
-        sums.status(), {day: from_nano(nano) for day, nano in sums.days.items()}, from_nano(sums.burn), now.date(),
+        sums.status(), {day: from_nano(nano) for day, nano in sums.days.items() if nano}, from_nano(sums.burn), now.date(),
         sums.tokens, {scope: from_nano(nano) for scope, nano in sums.costs.items()},
     )  # fmt: skip
 
@@ -81,32 +81,35 @@ class _Line(NamedTuple):
     held: datetime | None
 
 
-@dataclass(slots=True)
 class _Sums:
-    budget: Budget | None
-    first: date
-    costs: dict[UUID, int]
-    now: datetime
-    days: dict[date, int] = field(default_factory=lambda: defaultdict(int))
-    burn: int = 0
-    tokens: int = 0
-    burns: dict[bool, int] = field(default_factory=lambda: defaultdict(int))
+    def __init__(self, budget: Budget | None, first: date, scopes: Collection[UUID], now: datetime) -> None:
+        self.budget, self.now = budget, now
+        self.ever, self.shown = Window(None, None, now), Window(midnight(first), None, now)
+        self.month, self.midnight = now.date().replace(day=1), midnight(now.date())
+        self.days: dict[date, int] = defaultdict(int)
+        self.costs = dict.fromkeys(scopes, 0)
+        self.burn = self.tokens = 0
+        self.burns: dict[int, int] = defaultdict(int)
 
     def take(self, line: _Line) -> None:
         if line.start is not None:
             self._take_price(line, Row((), line.nano, line.start, line.held))
         elif line.day is not None:
             self.days[line.day] += line.nano
-            self.tokens += line.tokens if line.day >= self.now.date().replace(day=1) else 0
+            self.tokens += line.tokens if line.day >= self.month else 0
         elif line.scope is not None:
             self.costs[line.scope] += line.nano
 
     def _take_price(self, line: _Line, price: Row) -> None:
         self.burn += line.nano
-        self.burns[bool(line.protected)] += line.nano
-        if line.scope in self.costs:
-            self.costs[line.scope] += Window(None, None, self.now).cost(price)
-        for day, nano in Window(midnight(self.first), None, self.now).unbooked(price, DAY):
+        self.burns[line.protected] += line.nano
+        if line.scope is not None:
+            self.costs[line.scope] += self.ever.cost(price)
+        # There may be a thousand, and nearly all are booked to some moment of today.
+        if (line.held or price.start or self.now) >= self.midnight:
+            self.days[self.now.date()] += self.shown.cost(price)
+            return
+        for day, nano in self.shown.unbooked(price, DAY):
             self.days[day.date()] += nano
 
     def status(self) -> BudgetStatus | None:
@@ -114,11 +117,11 @@ class _Sums:
         if self.budget is None:
             return None
         period = period_of(self.budget.period, self.now)
-        groups = {spared: Group(burn=self.burns[spared]) for spared in (False, True)}
+        groups = {spared: Group(burn=self.burns[spared]) for spared in (0, 1)}
         start, end = period.start.date(), period.end.date()
-        groups[False].spent[period] = sum(nano for day, nano in self.days.items() if start <= day < end)
+        groups[0].spent[period] = sum(nano for day, nano in self.days.items() if start <= day < end)
         for key, held in reserved((), Q(), {"protected": _protected()}):
-            groups[bool(key.protected)].held.append(held)
+            groups[key.protected or 0].held.append(held)
         keyed = [(Key(None, None, None, spared), group) for spared, group in groups.items()]
         return status_of(self.budget, added(keyed, period, now=self.now), now=self.now)
 
@@ -133,10 +136,14 @@ def _read(first: date, scopes: Collection[UUID]) -> Iterable[_Line]:
     prices = PriceSegment.objects.filter(ended_at=None).order_by()
     told = days.annotate(scope=constant(None, UUIDField()), nano=usd, **{**no, "tokens": tokens})
     cost = of.annotate(on=constant(None, DateField()), nano=usd, **no)
-    runs = prices.annotate(on=constant(None, DateField()), spared=_protected(), nano=RATE, tokens=constant(0, BigIntegerField()))  # fmt: skip
+    # Only whose cost is asked for: to read a thousand ids takes longer than to add their money.
+    asked = Case(When(subject__scope__in=list(scopes), then=F("subject__scope")), output_field=UUIDField())
+    runs = prices.annotate(
+        on=constant(None, DateField()), scope=asked, spared=_protected(), nano=RATE, tokens=no["tokens"]
+    )
     found = told.values_list("day", "scope", "spared", "nano", "tokens", "start", "held").union(
         cost.values_list("on", "subject__scope", "spared", "nano", "tokens", "start", "held"),
-        runs.values_list("on", F("subject__scope"), "spared", "nano", "tokens", "started_at", "metered_to"),
+        runs.values_list("on", "scope", "spared", "nano", "tokens", "started_at", "metered_to"),
         all=True,
     )
     return (_Line(*row) for row in found)

@@ -46,7 +46,8 @@ def outlook_figures(found: Outlook) -> dict[str, Any]:
 
 def also(rates: fx.Rates, days: Mapping[date, Decimal]) -> str:
     """The sum in the currency that is shown, each day at its own rate; empty where that is USD or no rate is known."""
-    found = None if rates.currency == fx.RECORD else rates.total(days.items())
+    known = rates.currency != fx.RECORD and rates.last is not None
+    found = rates.total(days.items()) if known else None
     return "" if found is None else fx.written(found, rates.currency)
 
 

@@ -375,9 +375,10 @@ def test_the_outlook_says_what_a_million_tokens_cost_this_month():
 
 
 def test_the_outlook_without_a_budget_knows_the_days_and_the_burn():
-    running("0.1", since=NOW - 2 * H)
+    running("0.1", since=NOW - 14 * H)
     found = budgets.outlook(NOW.date(), now=NOW)
-    assert (found.budget, found.burn, found.days) == (None, Decimal("0.1"), {NOW.date(): Decimal("0.2")})
+    days = {(NOW - 24 * H).date(): Decimal("0.2"), NOW.date(): Decimal("1.2")}
+    assert (found.budget, found.burn, found.days) == (None, Decimal("0.1"), days)
 
 
 # -- setting it ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from billing import ecb, fx, ledger
 from billing.models import DisplayCurrency, ExchangeRate
+from billing.views import figures
 from panel.audit.models import AuditEvent
 from tests import factories
 from tests.billing.conftest import PROFILE
@@ -192,6 +193,15 @@ def test_a_page_says_a_figure_with_its_rate(django_assert_num_queries):
     assert text.split("|")[0] == text.split("|")[1]
     fx.show_in("USD", actor=None, now=NOW)
     assert template.render(Context({"usd": Decimal(1), "at": NOW})) == "|"
+
+
+@pytest.mark.django_db
+def test_a_sum_is_said_beside_usd_only_where_a_rate_is_known():
+    assert figures.also(fx.shown(), {}) == ""
+    fx.record_ecb(ecb.parse(HISTORY), now=NOW)
+    days = {date(2026, 11, 20): Decimal(108), date(2026, 11, 23): Decimal("108.5")}
+    assert figures.also(fx.shown(), days) == "€200.00"
+    assert figures.also(fx.shown(), days | {date(2020, 1, 1): Decimal(1)}) == "", "that day has no rate"
 
 
 # -- sums --------------------------------------------------------------------------------------------------
