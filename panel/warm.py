@@ -34,5 +34,5 @@ def everything() -> None:
 
 
 def names() -> Iterator[str]:
-    for folder in (Path(name) for name in settings.TEMPLATES[0]["DIRS"]):
-        yield from sorted(str(path.relative_to(folder)) for path in folder.rglob("*.html"))
+    folder = Path(settings.BASE_DIR, "templates")
+    yield from sorted(str(path.relative_to(folder)) for path in folder.rglob("*.html"))

@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from deployments.models import Deployment, Instance
@@ -27,6 +27,7 @@ from panel.ui import lines
 from panel.ui.format import short_moment
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
+from panel.ui.templatetags import ui
 
 MACHINES = 200
 """The newest machines of a range are put together, at most so many."""
@@ -51,6 +52,15 @@ class Board:
     silent: Silence | None = None
     """Why no new figures come, on a deployment's own page."""
     presets: Sequence[str] = tuple(timerange.PRESETS)
+
+    @property
+    def listed(self) -> SafeString:
+        """The marks as a list, the newest first. By hand, as `signs`."""
+        row = '<li><span class="small muted tab-num nowrap">{}</span><span><span class="badge {}">{}{}</span> <a id="mark-{}" href="{}">{}</a>{}</span></li>'
+        return format_html_join("", row, (
+            (ui.at(m.at), m.tone, ui.icon(m.icon, 14), m.word, n, m.url, m.subject, _detail(m.detail))
+            for n, m in enumerate(reversed(self.marks), 1)
+        ))  # fmt: skip
 
     @property
     def ticks(self) -> tuple[lines.Tick, ...]:
@@ -109,6 +119,10 @@ def _board(
     bands = markers.bands(marks, shown)
     signs = _signs(marks, bands) if picture else SafeString("")
     return Board(page, numbers, shown, problem, grid, drawn, marks, bands, signs)
+
+
+def _detail(text: str) -> str:
+    return format_html('<span class="sub wrap-any">{}</span>', text) if text else ""
 
 
 def _signs(marks: Sequence[markers.Marker], bands: Sequence[markers.Band]) -> SafeString:
