@@ -16,14 +16,12 @@ from uuid import UUID
 from django.db.models import (
     BigIntegerField,
     CharField,
-    DateTimeField,
     Max,
     Q,
     QuerySet,
     Sum,
     Value,
 )
-from django.db.models.expressions import Combinable
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
 from django.db.models.lookups import Exact, IsNull
@@ -32,7 +30,7 @@ from billing.cost import Cost, Group
 from billing.models import Component, DayTotal, MonthTotal, PriceSegment, Subject
 from billing.periods import DAY, midnight, utc
 from billing.rollup import COST, OUTPUT, PART_OF, PARTS, first_of, month_after
-from billing.totals import RATE, Row, Window
+from billing.totals import NEVER, RATE, Row, Window, constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,20 +268,6 @@ def _open(names: tuple[str, ...], extra: dict[str, Any], where: Q) -> QuerySet[A
     return segments.annotate(**zeros).values_list(
         *names, "nano", *zeros, "started_at", "metered_to", "component"
     )
-
-
-class _Constant(Cast):
-    """To group by it, as every other expression is, would sort all rows for nothing."""
-
-    def get_group_by_cols(self) -> list[Any]:
-        return []
-
-
-def constant(value: Any, field: Any) -> Combinable:
-    return _Constant(Value(value), field)
-
-
-NEVER = {"start": constant(None, DateTimeField()), "held": constant(None, DateTimeField())}
 
 
 # -- what there is to choose from ---------------------------------------------------------------------

@@ -13,9 +13,20 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
+from django.db.models import (
+    BigIntegerField,
+    CharField,
+    DateField,
+    DateTimeField,
+    DecimalField,
+    Field,
+    Subquery,
+    Value,
+)
+from django.db.models.functions import Cast, Coalesce
 
 from billing.models import ClosedPeriod, DisplayCurrency, ExchangeRate
 from billing.periods import DAY, utc
@@ -96,24 +107,66 @@ class Converted:
         return written(self.amount, self.currency)
 
 
+_RATE, _CLOSING, _SETTING = "rate", "closing", "setting"
+
+
+class _Row(NamedTuple):
+    """A rate, a closing (`day` is the end of what it closed) or the setting, whose currency `source` holds."""
+
+    kind: str
+    pk: int
+    day: date
+    units: Decimal
+    per_usd_units: Decimal
+    source: str
+    at: datetime
+
+
+def _read(currency: Any) -> list[_Row]:
+    """The rates of `currency`, an expression, with the closings and the setting; one query, for many pages ask."""
+
+    def one(text: str) -> Cast:
+        # PostgreSQL wants to know what a column of a union is before it has read it.
+        return Cast(Value(text), CharField())
+
+    def none(field: Field[Any, Any]) -> Cast:
+        return Cast(Value(None), field)
+
+    number = DecimalField(max_digits=15, decimal_places=6)
+    rates = ExchangeRate.objects.filter(currency=currency).values_list(
+        one(_RATE), Cast("pk", BigIntegerField()), "day", "units", "per_usd_units", "source", "recorded_at"
+    )
+    closings = ClosedPeriod.objects.values_list(
+        one(_CLOSING), Cast("pk", BigIntegerField()), Cast("until", DateField()), none(number), none(number), one(""),
+        "closed_at",
+    )  # fmt: skip
+    setting = DisplayCurrency.objects.values_list(
+        one(_SETTING), Cast("pk", BigIntegerField()), none(DateField()), none(number), none(number), "currency",
+        none(DateTimeField()),
+    )  # fmt: skip
+    return [_Row(*row) for row in rates.union(closings.order_by(), setting, all=True)]
+
+
 class Rates:
     """Every rate of one currency, read once: `on(day)` answers from memory."""
 
-    def __init__(self, currency: str) -> None:
+    def __init__(self, currency: str, rows: Iterable[_Row] | None = None) -> None:
         self.currency = currency
-        self._closings: list[tuple[date, datetime]] = []
         self._rates: list[Rate] = []
+        self._closings: list[tuple[date, datetime]] = []
         self._of: dict[datetime | None, list[Rate]] = {}
         if currency == RECORD:
             return
-        rows = ExchangeRate.objects.filter(currency=currency)
+        rates, closings = [], []
+        for row in _read(Value(currency)) if rows is None else rows:
+            if row.kind == _CLOSING:
+                closings.append((row.day, row.at))
+            elif row.kind == _RATE:
+                rates.append(row)
         # Of one day, the last in this order counts: the bank before a hand, the later of two hands.
-        known = sorted(rows, key=lambda r: (r.day, r.source == ExchangeRate.Source.ECB, r.recorded_at, r.pk))
-        self._rates = [
-            Rate(r.currency, r.day, r.units, r.per_usd_units, r.source, r.recorded_at) for r in known
-        ]
-        closings = ClosedPeriod.objects.order_by("closed_at").values_list("until", "closed_at")
-        self._closings = [(until.date(), closed_at) for until, closed_at in closings]
+        rates.sort(key=lambda r: (r.day, r.source == ExchangeRate.Source.ECB, r.at, r.pk))
+        self._rates = [Rate(currency, r.day, r.units, r.per_usd_units, r.source, r.at) for r in rates]
+        self._closings = sorted(closings, key=lambda c: c[1])
 
     def on(self, day: date) -> Rate | None:
         """The last rate known on `day`; None before the first one."""
@@ -201,8 +254,10 @@ def setting() -> DisplayCurrency:
 
 
 def shown() -> Rates:
-    """The rates of the currency that pages show beside USD."""
-    return Rates(setting().currency)
+    """The rates of the currency that pages show beside USD; one query."""
+    chosen = DisplayCurrency.objects.filter(pk=DisplayCurrency.ONLY).values("currency")
+    rows = _read(Coalesce(Subquery(chosen), Value(EURO)))
+    return Rates(next((row.source for row in rows if row.kind == _SETTING), EURO), rows)
 
 
 @transaction.atomic

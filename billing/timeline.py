@@ -26,11 +26,9 @@ from django.db.models import (
 from django.db.models.functions import Cast
 
 from billing.breakdown import (
-    NEVER,
     Breakdown,
     Days,
     Filter,
-    constant,
     fields,
     months,
     tag,
@@ -41,7 +39,7 @@ from billing.models import Adjustment, DayTotal, LedgerEntry, MonthTotal, PriceS
 from billing.money import from_nano
 from billing.periods import DAY, HOUR, days_between, hours_between, midnight
 from billing.rollup import PART_OF, PARTS, first_of, month_after
-from billing.totals import RATE, Row
+from billing.totals import NEVER, RATE, Row, constant
 
 TOP = 6
 """Groups that a chart tells apart; what is beyond them is drawn together."""

@@ -237,7 +237,7 @@ def _sums(model: type[Model], where: Q, by: tuple[str, ...], marks: Marks) -> Qu
     # A constant to group by, where nothing else is: one row for all.
     marked = model._default_manager.filter(where).order_by().annotate(all=Value(1), **marks)
     grouped = marked.values(*(*by, *marks) or ("all",))
-    sums = grouped.annotate(nano=Cast(Sum("usd"), BigIntegerField()), start=_never(), held=_never())
+    sums = grouped.annotate(nano=Cast(Sum("usd"), BigIntegerField()), **NEVER)
     listed: QuerySet[Any, Any] = sums.values_list(*by, *marks, "nano", "start", "held")
     return listed
 
@@ -273,15 +273,24 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def _never() -> Combinable:
-    return ExpressionWrapper(_Never(Value(None), DateTimeField()), output_field=_Moment())
-
-
-class _Never(Cast):
-    """A constant. To group by it, as every other expression is, would sort all rows for nothing."""
+class _Constant(Cast):
+    """To group by it, as every other expression is, would sort all rows for nothing."""
 
     def get_group_by_cols(self) -> list[Any]:
         return []
+
+
+def constant(value: Any, field: Any) -> Combinable:
+    """A column of a union that holds the same in every row."""
+    return _Constant(Value(value), field)
+
+
+def _never() -> Combinable:
+    return ExpressionWrapper(constant(None, DateTimeField()), output_field=_Moment())
+
+
+NEVER: dict[str, Combinable] = {"start": _never(), "held": _never()}
+"""The columns of what is no open price."""
 
 
 def _between(field: str, start: date | None, end: date | None) -> Q:

@@ -48,6 +48,10 @@ def web() -> None:
         forwarded_allow_ips=proxy or None,
         timeout_graceful_shutdown=3,
     )
+    config.load()
+    from panel import warm
+
+    warm.begin()
     uvicorn.Server(config).run(sockets=[_listener()])
 
 

@@ -30,7 +30,6 @@ from billing.budgets.limits import (
     Admission,
     After,
     BudgetStatus,
-    Outlook,
     OverBudget,
     Verdict,
     binding,
@@ -38,7 +37,6 @@ from billing.budgets.limits import (
     current,
     hold,
     keep,
-    outlook,
     release,
     reprice,
     reserve,
@@ -48,6 +46,7 @@ from billing.budgets.limits import (
     verdict,
     weighed,
 )
+from billing.budgets.outlook import Outlook, outlook
 from billing.budgets.rungs import FORECAST, reached, watch
 
 __all__ = [

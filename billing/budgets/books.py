@@ -97,7 +97,7 @@ class Books:
     kept: Decimal
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
     """What the groups are told apart by; None where no budget asks."""
 
     provider: str | None
@@ -106,7 +106,9 @@ class _Key(NamedTuple):
     protected: int | None
 
 
-class _Held(NamedTuple):
+class Held(NamedTuple):
+    """Reservations of one stop date: what may burn and does, nano-dollars an hour, and on its disks once stopped."""
+
     until: datetime | None
     given_back: bool
     rate: int
@@ -115,10 +117,12 @@ class _Held(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Group:
+class Group:
+    """What was spent, burns and is held of what no budget tells apart; nano-dollars (an hour)."""
+
     spent: dict[Period, int] = field(default_factory=lambda: defaultdict(int))
     burn: int = 0
-    held: list[_Held] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
 
 
 def period_of(period: str, now: datetime) -> Period:
@@ -138,16 +142,16 @@ def books_of(
     periods = {b.period: period_of(b.period, now) for b in budgets}
     marks = _marks(budgets, bounded=bounded)
     groups = _read(budgets, marks, set(periods.values()), now=now, without=without, merged=merged)
-    return [_added(_mine(b, groups), periods[b.period], now=now) for b in budgets]
+    return [added(_mine(b, groups), periods[b.period], now=now) for b in budgets]
 
 
 def _read(
     budgets: Sequence[Budget], marks: Mapping[str, Any], periods: Iterable[Period], *, now: datetime,
     without: Collection[UUID], merged: bool,
-) -> Mapping[_Key, _Group]:  # fmt: skip
+) -> Mapping[Key, Group]:  # fmt: skip
     # The ledger comes first, so that what opens in between is held twice rather than never.
     where = _where(budgets)
-    groups: dict[_Key, _Group] = defaultdict(_Group)
+    groups: dict[Key, Group] = defaultdict(Group)
     for n, period in enumerate(periods):
         window = Window.of(period.start, period.end, now)
         for row in rows(window, where, marks=marks, merged=merged):
@@ -157,7 +161,7 @@ def _read(
                 group.burn += row.nano
     for key, nano in _open_rates(without, where, marks):
         groups[key].burn -= nano
-    for key, held in _reserved(without, where, marks):
+    for key, held in reserved(without, where, marks):
         groups[key].held.append(held)
     return groups
 
@@ -188,13 +192,13 @@ def _where(budgets: Sequence[Budget]) -> Q:
     return covered
 
 
-def _key(marks: Mapping[str, Any], values: Sequence[Any]) -> _Key:
+def _key(marks: Mapping[str, Any], values: Sequence[Any]) -> Key:
     # Grouped by a constant where nothing is told apart.
     named = dict(zip(marks, values, strict=False))
-    return _Key(*(named.get(name) for name in ("of_provider", "of_account", "of_scope", "protected")))
+    return Key(*(named.get(name) for name in ("of_provider", "of_account", "of_scope", "protected")))
 
 
-def _mine(budget: Budget, groups: Mapping[_Key, _Group]) -> list[tuple[_Key, _Group]]:
+def _mine(budget: Budget, groups: Mapping[Key, Group]) -> list[tuple[Key, Group]]:
     return [
         (key, group) for key, group in groups.items()
         if (not budget.provider or key.provider == budget.provider)
@@ -203,7 +207,8 @@ def _mine(budget: Budget, groups: Mapping[_Key, _Group]) -> list[tuple[_Key, _Gr
     ]  # fmt: skip
 
 
-def _added(groups: Iterable[tuple[_Key, _Group]], period: Period, *, now: datetime) -> Books:
+def added(groups: Iterable[tuple[Key, Group]], period: Period, *, now: datetime) -> Books:
+    """The books of the budget that these groups are of."""
     spent = burn = 0
     worst, held, kept = [0, 0], [0, 0], 0
     for key, group in groups:
@@ -225,7 +230,7 @@ def _added(groups: Iterable[tuple[_Key, _Group]], period: Period, *, now: dateti
     return Books(period, *map(from_nano, amounts))
 
 
-def _open_rates(without: Collection[UUID], where: Q, marks: Mapping[str, Any]) -> Iterable[tuple[_Key, int]]:
+def _open_rates(without: Collection[UUID], where: Q, marks: Mapping[str, Any]) -> Iterable[tuple[Key, int]]:
     """What the subjects burn, nano-dollars per hour."""
     if not without:
         return
@@ -236,7 +241,7 @@ def _open_rates(without: Collection[UUID], where: Q, marks: Mapping[str, Any]) -
         yield _key(marks, values), nano
 
 
-def _reserved(without: Collection[UUID], where: Q, marks: Mapping[str, Any]) -> Iterable[tuple[_Key, _Held]]:
+def reserved(without: Collection[UUID], where: Q, marks: Mapping[str, Any]) -> Iterable[tuple[Key, Held]]:
     """Stop date, whether it was given back, what may burn and what does burn, nano-dollars per hour.
 
     Of every reservation that is held or whose subject burns, summed by the first two. A subject may burn
@@ -264,4 +269,4 @@ def _reserved(without: Collection[UUID], where: Q, marks: Mapping[str, Any]) -> 
     for *values, until, given_back, rate, burns, kept in sums.values_list(
         *marks, "until", "given_back", *summed_up, "disks"
     ):
-        yield _key(marks, values), _Held(until, given_back, rate, burns, kept)
+        yield _key(marks, values), Held(until, given_back, rate, burns, kept)

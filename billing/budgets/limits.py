@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -14,9 +14,8 @@ from django.db.models import Q
 
 from billing.budgets.books import REACTION, Books, Whom, books_of, covering
 from billing.models import Budget, Reservation, Subject
-from billing.money import accrued, dollars, from_nano, positive
-from billing.periods import DAY, Period, calendar_month, midnight, utc
-from billing.totals import Window, rows
+from billing.money import accrued, dollars, positive
+from billing.periods import Period, calendar_month, utc
 
 ZERO = Decimal(0)
 
@@ -105,16 +104,6 @@ class Verdict:
     budget: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """The figures of the budget that binds first (None without a budget), what each day cost, USD, and what burns, USD per hour."""
-
-    budget: BudgetStatus | None
-    days: dict[date, Decimal]
-    """Those that cost something."""
-    burn: Decimal
-
-
 def current() -> Budget | None:
     """The oldest budget of everything; None while there is none."""
     return Budget.objects.filter(EVERYTHING).order_by("pk").first()
@@ -139,22 +128,6 @@ def _binds(status: BudgetStatus) -> tuple[bool, datetime, Decimal]:
     return is_idle, status.exhausted_at or datetime.max.replace(tzinfo=UTC), share
 
 
-def outlook(first: date, *, now: datetime) -> Outlook:
-    """`binding`, and the days from `first` on (UTC) with what burns, for pages that show both."""
-    now = utc(now)
-    window = Window.of(midnight(first), None, now)
-    days: defaultdict[date, int] = defaultdict(int)
-    burn = 0
-    for row in rows(window, by=("day",)):
-        if row.start is None:
-            days[row.key[0]] += row.nano
-            continue
-        burn += row.nano
-        for day, nano in window.unbooked(row, DAY):
-            days[day.date()] += nano
-    return Outlook(binding(now=now), {day: from_nano(nano) for day, nano in days.items()}, from_nano(burn))
-
-
 def statuses(*, now: datetime) -> list[BudgetStatus]:
     """The figures of every budget: those of everything first, then by name."""
     found = sorted(Budget.objects.all(), key=lambda b: (not b.is_of_everything, b.name.lower(), b.pk))
@@ -163,7 +136,7 @@ def statuses(*, now: datetime) -> list[BudgetStatus]:
 
 def statuses_of(found: Sequence[Budget], *, now: datetime) -> list[BudgetStatus]:
     return [
-        _status(budget, books, now=now)
+        status_of(budget, books, now=now)
         for budget, books in zip(found, books_of(found, now=now, bounded=True), strict=True)
     ]
 
@@ -187,7 +160,7 @@ def weighed(
     all_books = books_of(found, now=now, bounded=True)
     after = [
         After(
-            _status(budget, books, now=now),
+            status_of(budget, books, now=now),
             _admission(budget, usd_per_hour, books, until=until, now=now),
             _exhausted_at(budget.amount_usd - books.spent, books.burn, books.period, now=now, more=usd_per_hour, until=until),
         )
@@ -241,7 +214,7 @@ def hold(subject_id: UUID, usd_per_hour: Decimal, *, kept: Decimal, now: datetim
     """
     price, disk = positive(usd_per_hour, what="A price"), positive(kept, what="A price")
     _locked(subject_id)
-    held = {"usd_per_hour": price, "kept_usd_per_hour": disk, "until": None}
+    held: dict[str, Any] = {"usd_per_hour": price, "kept_usd_per_hour": disk, "until": None}
     held |= {"held_at": utc(now), "released_at": None}
     return Reservation.objects.update_or_create(subject_id=subject_id, defaults=held)[0]
 
@@ -324,7 +297,7 @@ def _strictest(admissions: Sequence[Admission]) -> Admission | None:
     return min(admissions, key=lambda a: (a.allowed, (a.free or ZERO) - a.needed), default=None)
 
 
-def _status(budget: Budget, books: Books, *, now: datetime) -> BudgetStatus:
+def status_of(budget: Budget, books: Books, *, now: datetime) -> BudgetStatus:
     remaining = budget.amount_usd - books.spent
     ending = accrued(books.worst_burn - books.protected_burn, REACTION)
     return BudgetStatus(

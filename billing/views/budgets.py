@@ -16,9 +16,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from billing import above, budgets, forecast
+from billing import above, budgets, forecast, fx, ledger
 from billing.models import Budget, BudgetCrossing
-from billing.views.figures import in_words
+from billing.periods import DAY
+from billing.views.figures import also, in_words
 from panel.accounts.access import requires
 from panel.ui.format import moment
 from panel.ui.http import SignedInRequest
@@ -100,14 +101,20 @@ class Row:
     rungs: list[Rung]
     forecast_told_at: datetime | None
     words: str
+    shown: str
+    """The amount in the currency that is shown, at the last rate; empty where that is USD or no rate is known."""
 
 
 @requires("billing.view_budget")
 def page(request: SignedInRequest) -> HttpResponse:
     """Every budget, the forecast and each prepaid account's runway; `#budgets` polls."""
     now = timezone.now()
+    first, rates = now.date().replace(day=1), fx.shown()
+    month = dict(ledger.by_day(first, now.date() + DAY, now=now))
     context = {
-        "rows": rows(now=now),
+        "rows": rows(now=now, rates=rates),
+        "month_shown": also(rates, month),
+        "rate": None if rates.currency == fx.RECORD else rates.on(now.date()),
         "forecast": forecast.of(now=now),
         "runways": above.runways(now=now),
         "may_change": request.user.has_perm(CHANGE),
@@ -116,19 +123,21 @@ def page(request: SignedInRequest) -> HttpResponse:
     return live(request, "billing/budgets.html", context, fragments=("budgets",))
 
 
-def rows(*, now: datetime) -> list[Row]:
+def rows(*, now: datetime, rates: fx.Rates) -> list[Row]:
     """A few queries, whatever the number of budgets."""
     told: dict[int, dict[str, datetime]] = defaultdict(dict)
     opened = BudgetCrossing.objects.filter(fell_at=None)
     for budget_id, rung, at in opened.values_list("budget_id", "rung", "crossed_at"):
         told[budget_id][rung] = at
-    return [_row(status, told[status.budget.pk]) for status in budgets.statuses(now=now)]
+    return [
+        _row(s, told[s.budget.pk], also(rates, {now.date(): s.amount})) for s in budgets.statuses(now=now)
+    ]
 
 
-def _row(status: budgets.BudgetStatus, told: dict[str, datetime]) -> Row:
+def _row(status: budgets.BudgetStatus, told: dict[str, datetime], shown: str) -> Row:
     stands = dict(budgets.reached(status))
     rungs = [Rung(p, str(p) in stands, told.get(str(p))) for p in status.budget.rungs]
-    return Row(status, rungs, told.get(budgets.FORECAST), in_words(status))
+    return Row(status, rungs, told.get(budgets.FORECAST), in_words(status), shown)
 
 
 @requires(CHANGE)

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from billing import above, breakdown
 from billing.cost import Cost
+from billing.exports.lines import provider_name
 from billing.models import (
     Adjustment,
     Bill,
@@ -78,6 +79,7 @@ def machine(request: SignedInRequest, subject_id: UUID) -> HttpResponse:
     context: dict[str, Any] = {
         "now": now,
         "subject": subject,
+        "provider": provider_name(subject.provider),
         "cost": _cost(subject, now=now),
         "unbooked": sum((_unbooked(p.segment, now=now) for p in prices), Decimal(0)),
         "booked_to": max((s.segment.metered_to for s in prices if s.segment.metered_to), default=None),

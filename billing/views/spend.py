@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
@@ -17,14 +17,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import above, breakdown, budgets, forecast, fx, ledger, reconcile, timeline
+from billing import above, breakdown, budgets, forecast, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
+from billing.exports.lines import provider_name
 from billing.models import Reservation, Subject
-from billing.periods import calendar_month
+from billing.periods import midnight
 from billing.timeline import TOP, Step
 from billing.views.asked import RANGES, Asked, link, read
-from billing.views.figures import budget_figures
+from billing.views.figures import outlook_figures
 from panel.accounts.access import requires
 from panel.accounts.models import User
 from panel.ui.csvfile import csv_response
@@ -61,28 +62,15 @@ def spend(request: SignedInRequest) -> HttpResponse:
 
 
 def _figures(*, now: datetime) -> dict[str, Any]:
-    month = calendar_month(now)
-    tomorrow = now.date() + timedelta(days=1)
-    days = dict(ledger.by_day(month.start.date(), tomorrow, now=now))
-    budget = budgets.status(now=now)
+    first = now.date().replace(day=1)
+    found = budgets.outlook(first, now=now)
     return {
-        **budget_figures(budget),
+        **outlook_figures(found),
         "forecast": forecast.of(now=now),
-        "burn": budget.burn if budget else ledger.burn(now=now),
-        "today": days.get(now.date(), Decimal(0)),
-        "month": sum(days.values(), Decimal(0)),
-        "month_shown": _shown(days),
-        "month_start": month.start,
+        "month_start": midnight(first),
         "runways": above.runways(now=now),
         "unexplained": reconcile.unexplained(now),
     }
-
-
-def _shown(days: Mapping[date, Decimal]) -> str:
-    """The sum in the currency that is shown, each day at its own rate; empty where that is USD or no rate is known."""
-    rates = fx.shown()
-    found = None if rates.currency == fx.RECORD else rates.total(days.items())
-    return "" if found is None else fx.written(found, rates.currency)
 
 
 def _held() -> Any:
@@ -132,7 +120,8 @@ def _choices() -> dict[str, Any]:
     found = breakdown.choices()
     people = sorted(_names(found.owners).items(), key=lambda p: p[1].lower())
     groups = [*_TITLES.items(), *((f"tag:{key}", f"Tag: {key}") for key in sorted(found.tags))]
-    return {"choices": found, "people": people, "groups": groups}
+    providers = {key: provider_name(key) for key in sorted(found.providers)}
+    return {"choices": found, "providers": providers, "people": people, "groups": groups}
 
 
 def _lines(asked: Asked, found: Breakdown) -> list[Line]:
@@ -173,15 +162,19 @@ def _label(group: str, g: Group, people: dict[int, str]) -> str:
         return people.get(g.key[0], FORMER)
     if group == "tier":
         return g.key[1] or _NONE["tier"]
+    if group == "provider":
+        return provider_name(g.key[0])
     if group.startswith("tag:"):
         return str(g.key[0] or f"no {group[4:]}")
     return g.label or str(g.key[0] or _NONE.get(group, "none"))
 
 
 def _sub(group: str, g: Group) -> str:
-    if group == "tier":
-        return str(g.key[0])
-    return ", ".join(sorted(g.providers))
+    return ", ".join(map(provider_name, _providers(group, g)))
+
+
+def _providers(group: str, g: Group) -> list[str]:
+    return [g.key[0]] if group == "tier" else sorted(g.providers)
 
 
 def _url(query: QueryDict, group: str, g: Group) -> str:
@@ -257,7 +250,8 @@ def _chips(query: QueryDict, asked: Asked) -> list[tuple[str, str, str]]:
         found.append(("Deployment", label, link(query, deployment=None)))
     for name, value in (("provider", f.provider), ("tier", f.tier), ("gpu", f.gpu)):
         if value is not None:
-            found.append((_TITLES[name], value, link(query, **{name: None})))
+            shown = provider_name(value) if name == "provider" else value
+            found.append((_TITLES[name], shown, link(query, **{name: None})))
     if f.account:
         found.append(("Account", _called(f.account, account="account_label"), link(query, account=None)))
     if f.owner is not None:
@@ -327,7 +321,7 @@ def _cells(lines: list[Line], asked: Asked) -> Iterator[tuple[object, ...]]:
     for line in lines:
         c = line.cost
         yield (
-            asked.days.start, asked.last, asked.group, line.label, line.id, line.sub, _number(c.hours, 4),
+            asked.days.start, asked.last, asked.group, line.label, line.id, ", ".join(_providers(asked.group, line.group)), _number(c.hours, 4),
             *(_number(usd) for usd in (c.compute, c.disk - c.volume, c.volume, c.traffic, c.other, c.adjusted, c.usd)),
             _number(line.share, 6), _number(c.idle, 4), c.tokens_in, c.tokens_out, _number(c.per_million),
             _number(line.floor), _number(c.usd_per_hour),

@@ -10,6 +10,7 @@ from statistics import median
 from uuid import UUID
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Exists, OuterRef, Q
 
 from billing.money import from_nano
@@ -58,9 +59,51 @@ class Board:
 
 def board(deployments: DeploymentQuerySet, *, now: datetime) -> Board:
     """The advice for these deployments, what saves most first."""
+    cases, found, stale = _advised(deployments, now=now)
+    told = _told(found, now=now)
+    return Board(
+        tuple(a for a in told if a.dismissed_until is None),
+        tuple(a for a in told if a.dismissed_until),
+        tuple(sorted((x for c in cases if (x := rules.lack(c))), key=lambda x: (-x.has, x.case.name))),
+        len(cases),
+        tuple(stale),
+    )
+
+
+def best_of(deployment: Deployment, *, now: datetime) -> Advice | None:
+    """What saves most for one deployment, of what is not dismissed; None when nothing is advised.
+
+    A page that stays open asks every few seconds: it may be some minutes old, a dismissal is not.
+    """
+    return next(
+        (a for a in _told(_lately(deployment.pk, now=now), now=now) if a.dismissed_until is None), None
+    )
+
+
+HOLDS = timedelta(minutes=5)
+"""How long a process keeps one deployment's advice. Offers are fetched as often."""
+_KEPT = 1000
+_known: dict[UUID, tuple[datetime, list[Advice]]] = {}
+
+
+def _lately(pk: UUID, *, now: datetime) -> list[Advice]:
+    # Inside a transaction rows may be seen that nobody else sees, or that are taken back.
+    if connection.in_atomic_block:
+        return _advised(Deployment.objects.filter(pk=pk), now=now)[1]
+    at, found = _known.get(pk, (now, None))
+    if found is None or not timedelta() <= now - at < HOLDS:
+        found = _advised(Deployment.objects.filter(pk=pk), now=now)[1]
+        if len(_known) >= _KEPT:
+            _known.clear()
+        _known[pk] = now, found
+    return found
+
+
+def _advised(deployments: DeploymentQuerySet, *, now: datetime) -> tuple[list[Case], list[Advice], list[str]]:
+    """The deployments that were looked at, all that is advised for them, and the accounts without fresh offers."""
     standing = _standing(deployments)
     if not standing:
-        return Board((), (), (), 0, ())
+        return [], [], []
     boots = _boots(now=now)
 
     def boot(provider: str, quote: Quote) -> Boot:
@@ -77,23 +120,7 @@ def board(deployments: DeploymentQuerySet, *, now: datetime) -> Board:
         if (m := i.deployment.model)
     ]
     cases = _with_load(made, now=now)
-    hidden = _hidden(cases, now=now)
-    found = [a for case in cases for a in rules.advise(case, market, now=now)]
-    told = [_told(a, hidden.get((a.case.pk, a.kind.value))) for a in found]
-    told.sort(key=lambda a: (-a.saves, a.case.name, a.kind))
-    return Board(
-        tuple(a for a in told if a.dismissed_until is None),
-        tuple(a for a in told if a.dismissed_until),
-        tuple(sorted((x for c in cases if (x := rules.lack(c))), key=lambda x: (-x.has, x.case.name))),
-        len(cases),
-        tuple(market.stale),
-    )
-
-
-def best_of(deployment: Deployment, *, now: datetime) -> Advice | None:
-    """What saves most for one deployment, of what is not dismissed; None when nothing is advised."""
-    shown = board(Deployment.objects.filter(pk=deployment.pk), now=now).shown
-    return shown[0] if shown else None
+    return cases, [a for case in cases for a in rules.advise(case, market, now=now)], market.stale
 
 
 # -- what stands ---------------------------------------------------------------------------------------
@@ -204,10 +231,14 @@ def _boot(boots: Mapping[tuple[str, str], tuple[float, int]], provider: str, quo
     return Boot(CAUTION, 0, f"nobody has measured one at {name}, so 15 minutes are taken")
 
 
-def _hidden(cases: Iterable[Case], *, now: datetime) -> dict[tuple[UUID, str], DismissedAdvice]:
-    found = DismissedAdvice.objects.filter(deployment__in=[c.pk for c in cases], until__gt=now)
-    return {(row.deployment_id, row.kind): row for row in found}
+def _told(found: Iterable[Advice], *, now: datetime) -> list[Advice]:
+    """The advice with what was dismissed of it, what saves most first."""
+    advised = list(found)
+    rows = DismissedAdvice.objects.filter(deployment__in={a.case.pk for a in advised}, until__gt=now)
+    hidden = {(row.deployment_id, row.kind): row for row in rows} if advised else {}
+    told = [_with(a, hidden.get((a.case.pk, a.kind.value))) for a in advised]
+    return sorted(told, key=lambda a: (-a.saves, a.case.name, a.kind))
 
 
-def _told(advice: Advice, hidden: DismissedAdvice | None) -> Advice:
+def _with(advice: Advice, hidden: DismissedAdvice | None) -> Advice:
     return replace(advice, dismissed_until=hidden.until, why=hidden.reason) if hidden else advice

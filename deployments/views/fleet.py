@@ -11,19 +11,21 @@ from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.utils import timezone
 
-from billing import breakdown, budgets
-from billing.views.figures import budget_figures, costs_of
+from billing import budgets
+from billing.views.figures import costs_of, outlook_figures
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Event
 from deployments.models.deployment import DeploymentQuerySet
 from deployments.views import glance, metrics, reads
 from panel.accounts.access import requires
 from panel.accounts.models import User
+from panel.notices.models import Notice
 from panel.notices.notify import shown_notices
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
 
 FLEET_ROWS = 8
+NOTICES, NOTICES_SHOWN = 20, 3
 PAGE_ROWS = 25
 DAYS = 14
 _SHOWS = (("running", "Running and stopped"), ("ended", "Ended"), ("all", "All"))
@@ -37,11 +39,10 @@ def overview(request: SignedInRequest) -> HttpResponse:
     rows = reads.fleet(request.user, counts, size=FLEET_ROWS)
     context = {
         "rows": rows,
-        "costs": _costs(request.user, rows, now=now),
         "counts": counts,
-        "notices": list(shown_notices()[:5]),
+        **_notices(),
         "events": list(Event.objects.select_related("deployment").order_by("-at")[:8]),
-        **_money(request.user, now=now),
+        **_money(request.user, rows, now=now),
         "sparks": glance.rows(rows, now=now),
         "now": now,
     }
@@ -51,23 +52,24 @@ def overview(request: SignedInRequest) -> HttpResponse:
     return live(request, "deployments/overview.html", context, fragments=("fleet",))
 
 
-def _money(user: User, *, now: datetime) -> dict[str, Any]:
+def _notices() -> dict[str, Any]:
+    """The worst that nobody sees to yet, and the rest behind a click: what runs stays in sight."""
+    found = list(shown_notices()[:NOTICES])
+    found.sort(key=lambda n: (n.acknowledged_at is not None, -Notice.Severity(n.severity).rank))
+    return {"notices": found[:NOTICES_SHOWN], "more_notices": found[NOTICES_SHOWN:]}
+
+
+def _money(user: User, rows: list[Deployment], *, now: datetime) -> dict[str, Any]:
     if not user.has_perm("billing.view_ledgerentry"):
-        return {"money": False}
+        return {"money": False, "costs": {}}
     today = now.date()
-    month = today.replace(day=1)
-    first = min(month, today - timedelta(days=DAYS - 1))
-    found = budgets.outlook(first, now=now)
-    days = found.days
-    this_month = breakdown.Days(month, today + timedelta(days=1))
+    found = budgets.outlook(today - timedelta(days=DAYS - 1), now=now, scopes=[d.pk for d in rows])
     return {
         "money": True,
-        **budget_figures(found.budget),
-        "burn": found.burn,
-        "today": days.get(today, Decimal(0)),
-        "month": sum((usd for day, usd in days.items() if day >= month), Decimal(0)),
-        "per_million": breakdown.total(this_month, breakdown.Filter(), now=now).per_million,
-        "days": day_rows(days, today, DAYS),
+        **outlook_figures(found),
+        "per_million": found.per_million,
+        "days": day_rows(found.days, today, DAYS),
+        "costs": found.costs,
     }
 
 

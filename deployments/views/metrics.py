@@ -13,6 +13,8 @@ from django.http import HttpResponse
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from deployments.models import Deployment, Instance
 from deployments.models.instance import InstanceQuerySet
@@ -22,8 +24,10 @@ from deployments.views.silence import Silence
 from deployments.views.timerange import TimeRange
 from panel.accounts.access import requires
 from panel.ui import lines
+from panel.ui.format import short_moment
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
+from panel.ui.templatetags import ui
 
 MACHINES = 200
 """The newest machines of a range are put together, at most so many."""
@@ -43,9 +47,20 @@ class Board:
     charts: tuple[boards.Drawn, ...]
     marks: Sequence[markers.Marker]
     bands: Sequence[markers.Band]
+    signs: SafeString
+    """The marks and what lasts, as every picture has them behind its lines."""
     silent: Silence | None = None
     """Why no new figures come, on a deployment's own page."""
     presets: Sequence[str] = tuple(timerange.PRESETS)
+
+    @property
+    def listed(self) -> SafeString:
+        """The marks as a list, the newest first. By hand, as `signs`."""
+        row = '<li><span class="small muted tab-num nowrap">{}</span><span><span class="badge {}">{}{}</span> <a id="mark-{}" href="{}">{}</a>{}</span></li>'
+        return format_html_join("", row, (
+            (ui.at(m.at), m.tone, ui.icon(m.icon, 14), m.word, n, m.url, m.subject, _detail(m.detail))
+            for n, m in enumerate(reversed(self.marks), 1)
+        ))  # fmt: skip
 
     @property
     def ticks(self) -> tuple[lines.Tick, ...]:
@@ -101,7 +116,23 @@ def _board(
     grid = boards.load(ids, charts, shown, points=points, count=count and min(count, MACHINES))
     drawn = tuple(boards.draw(chart, grid, shown, picture=picture) for chart in charts)
     marks = markers.of(deployments, shown)
-    return Board(page, numbers, shown, problem, grid, drawn, marks, markers.bands(marks, shown))
+    bands = markers.bands(marks, shown)
+    signs = _signs(marks, bands) if picture else SafeString("")
+    return Board(page, numbers, shown, problem, grid, drawn, marks, bands, signs)
+
+
+def _detail(text: str) -> str:
+    return format_html('<span class="sub wrap-any">{}</span>', text) if text else ""
+
+
+def _signs(marks: Sequence[markers.Marker], bands: Sequence[markers.Band]) -> SafeString:
+    """By hand: a template takes ten times as long for a hundred marks, and there are four pictures and more."""
+    lasts = '<rect class="lasts {}" x="{}" y="15.5" width="{}" height="120"/>'
+    mark = '<line class="mark {}" x1="{}" x2="{}" y1="15.5" y2="{}"><title>{}, {}</title></line>'
+    foot = lines.TOP + boards.HEIGHT
+    return format_html_join("", lasts, ((b.tone, b.x, b.width) for b in bands)) + format_html_join(
+        "", mark, ((m.tone, m.x, m.x, foot, m.word, short_moment(m.at)) for m in marks)
+    )
 
 
 def _numbers(request: SignedInRequest, board: Board) -> HttpResponse:

@@ -48,7 +48,7 @@ def duration(span: timedelta | None) -> str:
     if span is None:
         return UNKNOWN
     exact = max(0.0, span.total_seconds())
-    if exact < 10:
+    if 0 < exact < 10:
         return f"{exact:.1f} s"
     seconds = round(exact)
     for size, unit, lower, lower_unit in (

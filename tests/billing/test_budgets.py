@@ -9,7 +9,7 @@ from django.db import transaction
 
 from billing import budgets, ledger
 from billing.budgets import changes
-from billing.models import Budget, Component, Reservation
+from billing.models import Budget, Component, DayTotal, ProtectedScope, Reservation
 from billing.money import BadAmount, accrued
 from panel.audit.chain import AuditUnavailable
 from panel.audit.models import AuditEvent
@@ -348,18 +348,30 @@ def test_the_budget_is_read_in_few_queries(ask, queries, django_assert_num_queri
 
 
 @pytest.mark.parametrize("period", ["day", "month"])
-def test_the_outlook_is_the_status_and_the_days(period, django_assert_max_num_queries):
+@pytest.mark.parametrize("spared", [False, True])
+def test_the_outlook_is_the_status_the_days_and_the_costs(period, spared, django_assert_num_queries):
     factories.budget("1000", period=period)
     ended, _open = running("0.31", since=NOW - 75 * H), running("0.17", since=NOW - 30 * H)
     ledger.meter(NOW - H)
     ledger.close(ended.pk, at=NOW - H)
-    first = (NOW - 20 * 24 * H).date()
-    with django_assert_max_num_queries(5):
-        found = budgets.outlook(first, now=NOW + H / 3)
+    if spared:
+        ProtectedScope.objects.create(scope=_open.scope)
+    first = (NOW - 40 * 24 * H).date()
+    with django_assert_num_queries(3):
+        found = budgets.outlook(first, now=NOW + H / 3, scopes=[ended.scope, _open.scope])
     assert found.budget == budgets.status(now=NOW + H / 3)
     assert found.burn == ledger.burn(now=NOW + H / 3)
     days = ledger.by_day(first, (NOW + 24 * H).date(), now=NOW + H / 3)
     assert found.days == {day: usd for day, usd in days if usd}
+    assert found.costs == {s: ledger.cost_of(s, now=NOW + H / 3) for s in (ended.scope, _open.scope)}
+
+
+def test_the_outlook_says_what_a_million_tokens_cost_this_month():
+    subject = running("0.25", since=NOW - 4 * H)
+    ledger.meter(NOW)
+    DayTotal.objects.filter(subject=subject.pk).update(tokens_in=1_500_000, tokens_out=500_000)
+    assert budgets.outlook(NOW.date(), now=NOW).per_million == Decimal("0.5")
+    assert budgets.outlook(NOW.date(), now=NOW + 40 * 24 * H).per_million is None
 
 
 def test_the_budget_that_binds_first_is_the_one_that_is_exhausted_first_and_holds():
@@ -377,9 +389,10 @@ def test_the_budget_that_binds_first_is_the_one_that_is_exhausted_first_and_hold
 
 
 def test_the_outlook_without_a_budget_knows_the_days_and_the_burn():
-    running("0.1", since=NOW - 2 * H)
+    running("0.1", since=NOW - 14 * H)
     found = budgets.outlook(NOW.date(), now=NOW)
-    assert (found.budget, found.burn, found.days) == (None, Decimal("0.1"), {NOW.date(): Decimal("0.2")})
+    days = {(NOW - 24 * H).date(): Decimal("0.2"), NOW.date(): Decimal("1.2")}
+    assert (found.budget, found.burn, found.days) == (None, Decimal("0.1"), days)
 
 
 # -- setting it ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from billing import ecb, fx, ledger
 from billing.models import DisplayCurrency, ExchangeRate
+from billing.views import figures
 from panel.audit.models import AuditEvent
 from tests import factories
 from tests.billing.conftest import PROFILE
@@ -186,12 +187,21 @@ def test_an_administrator_sets_the_currency_and_enters_a_rate(client):
 def test_a_page_says_a_figure_with_its_rate(django_assert_num_queries):
     fx.record_ecb(ecb.parse(DAILY), now=NOW)
     template = Template("{% load money %}{% money usd at %}|{% money usd %}")
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(1):
         text = template.render(Context({"usd": Decimal("10.85"), "at": NOW, "now": NOW}))
     assert text.split("|")[0] == '<span class="nowrap">€10.00</span> at 1 EUR = 1.085 USD, ECB, 23 Nov 2026'
     assert text.split("|")[0] == text.split("|")[1]
     fx.show_in("USD", actor=None, now=NOW)
     assert template.render(Context({"usd": Decimal(1), "at": NOW})) == "|"
+
+
+@pytest.mark.django_db
+def test_a_sum_is_said_beside_usd_only_where_a_rate_is_known():
+    assert figures.also(fx.shown(), {}) == ""
+    fx.record_ecb(ecb.parse(HISTORY), now=NOW)
+    days = {date(2026, 11, 20): Decimal(108), date(2026, 11, 23): Decimal("108.5")}
+    assert figures.also(fx.shown(), days) == "€200.00"
+    assert figures.also(fx.shown(), days | {date(2020, 1, 1): Decimal(1)}) == "", "that day has no rate"
 
 
 # -- sums --------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     scene_providers.read(ready, now=now)
     found, foreign = scene_providers.see(accounts["runpod"], now=now)
     ledger.meter(now)
-    scene_money.tell()
+    scene_money.tell(now=now)
     launches.begin(now=now)
     launches.follow(launches.claim(now=now), {}, now=now)
     notice = raise_notice(

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from django.utils import timezone
 
-from deployments.advising import gather
+from deployments.advising import dismissing, gather
 from deployments.advising.case import Kind
 from deployments.models import (
     Deployment,
@@ -212,6 +212,22 @@ def test_the_cost_tab_has_a_line_with_the_best_advice(operator, account, now):
     text = operator.get(url).content.decode()
     assert "saves $72.98 a month" in text
     assert "How it is reckoned" in text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_open_cost_tab_reckons_anew_every_few_minutes_and_hides_what_is_dismissed_at_once(
+    account, now, django_assert_num_queries
+):
+    i = running(account, now=now)
+    offer(account, secure("cheap", "0.33"), now)
+    assert gather.best_of(i.deployment, now=now).choice.hour == Decimal("0.33")
+    offer(account, secure("cheaper", "0.23"), now)
+    with django_assert_num_queries(1):
+        assert gather.best_of(i.deployment, now=now + timedelta(minutes=4)).choice.hour == Decimal("0.33")
+    later = now + timedelta(minutes=6)
+    assert gather.best_of(i.deployment, now=later).choice.hour == Decimal("0.23")
+    dismissing.dismiss(i.deployment, Kind.MOVE, days=7, reason="x", actor=factories.operator(), now=later)
+    assert gather.best_of(i.deployment, now=later) is None
 
 
 def test_it_asks_the_same_few_questions_whatever_the_number_of_deployments(

@@ -47,7 +47,7 @@ def test_it_shows_the_figures_the_bar_and_each_deployment(viewer):
         "held for what runs",
         "may be spent beyond the budget",
         "support-assistant",
-        "floor",
+        "at best",
     ):
         assert said in words
     assert not INLINE.search(page.content.decode())
@@ -62,7 +62,7 @@ VIEWS = [
     ("group=component&range=90d", "Compute"),
     ("group=tag:team", "no team"),
     ("group=gpu&by=month", "NVIDIA RTX 4090"),
-    ("provider=vast&group=machine", "Provider: vast"),
+    ("provider=vast&group=machine", "Provider: Vast.ai"),
     ("tag=team=mail", "team: mail"),
     ("owner=0", "Owner: former member"),
     ("range=custom&from=2026-01-01&to=2026-01-31", "1 to 31 Jan 2026"),
