@@ -88,7 +88,7 @@ def launch(request: LaunchRequest, *, actor: User, now: datetime) -> Deployment:
     earlier = Deployment.objects.filter(launch_key=request.launch_key).first()
     if earlier:
         return earlier
-    model, offer = _admit(request, now=now)
+    model, offer = _admit(request, actor=actor, now=now)
     try:
         with transaction.atomic():
             deployment = _insert(request, model, actor=actor, now=now)
@@ -107,7 +107,7 @@ def launch(request: LaunchRequest, *, actor: User, now: datetime) -> Deployment:
     return deployment
 
 
-def _admit(request: LaunchRequest, *, now: datetime) -> tuple[catalog.Model, Offer]:
+def _admit(request: LaunchRequest, *, actor: User, now: datetime) -> tuple[catalog.Model, Offer]:
     model = catalog.get_model(request.model_key)
     if model is None:
         raise LaunchRefused("This model is not in the catalogue. Choose one from the list.", field="model")
@@ -129,6 +129,12 @@ def _admit(request: LaunchRequest, *, now: datetime) -> tuple[catalog.Model, Off
         hours=offers.wished_hours(request.stop_at, now=now),
         concurrency=request.concurrency,
     )
+    if not view.verdict.allowed:
+        # That the guard held is evidence too.
+        chain.record(
+            "residency.refusal", actor=actor, target=offer, now=now, reason=view.verdict.reason,
+            after={"asked": list(request.allowed_countries), "promised": offer.country, "offer": offer.key},
+        )  # fmt: skip
     if not view.suitable:
         raise LaunchRefused(" ".join(view.reasons), field="offer")
     if offer.interruptible:
