@@ -27,6 +27,7 @@ from billing.views.asked import RANGES, Asked, link, read
 from billing.views.figures import budget_figures
 from panel.accounts.access import requires
 from panel.accounts.models import User
+from panel.audit.exporting import note_export
 from panel.ui.csvfile import csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
@@ -318,6 +319,7 @@ def spend_csv(request: SignedInRequest) -> HttpResponseBase:
     now = timezone.now()
     asked = read(request.GET, now=now)
     lines = _lines(asked, breakdown.of(asked.days, asked.group, asked.filter, now=now))
+    note_export(request, "spend", start=str(asked.days.start), last=str(asked.last), group=asked.group)
     name = f"spend-{asked.days.start}-to-{asked.last}-by-{asked.group.replace(':', '-')}.csv"
     return csv_response(name, HEADER, _cells(_sorted(lines, asked), asked))
 

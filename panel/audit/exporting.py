@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
 
 from panel.audit import chain
 from panel.audit.models import AuditEvent
@@ -18,6 +20,13 @@ HEADER = (
     "sequence", "at", "actor", "who", "action", "target_type", "target_id", "before", "after", "reason", "request_id",
     "spooled", "previous", "hash",
 )  # fmt: skip
+
+
+def note_export(request: HttpRequest, what: str, **after: Any) -> None:
+    """Note that somebody takes `what` with them, before the first row leaves. HEAD takes nothing."""
+    if request.method == "GET":
+        actor = request.user if request.user.is_authenticated else None
+        chain.record(f"export.{what}", actor=actor, after=after, now=timezone.now())
 
 
 def events(found: QuerySet[AuditEvent]) -> Iterator[tuple[AuditEvent, str]]:

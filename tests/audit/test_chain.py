@@ -76,7 +76,7 @@ def test_erasing_a_person_leaves_the_chain_whole():
     who.delete()
     assert chain.name_of(event.actor) == str(who)
     Pseudonym.objects.all().delete()
-    assert chain.name_of(event.actor) == "erased"
+    assert chain.name_of(event.actor) == "erased person"
     assert chain.verify().ok
 
 
