@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from standardwebhooks import Webhook
 
+from deployments.models import Installation
 from panel.audit import anchors, chain, keeping
 from panel.audit.models import AnchorMessage, Head
 from panel.notices.notify import open_notices
@@ -35,8 +36,6 @@ def test_a_line_says_sequence_hash_time_and_installation(spool_folder):
     record()
     keeping.keep(now=NOW)
     (line,) = kept(spool_folder)
-    from deployments.models import Installation
-
     assert line == {
         "sequence": 1, "hash": Head.objects.get().hash, "at": NOW.isoformat(), "installation": Installation.own_key(),
     }  # fmt: skip

@@ -10,9 +10,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from panel.audit import chain, keeping, triggers, verification
+from panel.audit.anchors import anchor_head, anchors_in
 from panel.audit.link import digest
 from panel.audit.models import AuditEvent, Head
-from panel.audit.anchors import anchor_head, anchors_in
 from panel.audit.verification import Point, last_verified, verify_and_keep
 from panel.notices.notify import open_notices
 from tests.conftest import NOW

@@ -1,0 +1,74 @@
+"""Whatever an address changes or hands out stands in the audit: each POST that acts and each download, by name.
+
+The table of addresses is that of tests/test_urls_by_role.py, so that a new one is asked about here too.
+"""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from panel.audit import chain
+from panel.audit.models import AuditEvent
+from tests import factories, urls
+from tests.browser import scene
+from tests.test_urls_by_role import Row, path_of, table
+
+NO_ACT = {
+    "account_login": "already signed in: led away",
+    "account_signup": "led away",
+    "account_set_password": "has one already: led to its change",
+    "sign_in_link": "the link is used up: see tests/accounts",
+    "admin:login": "led to the panel's own",
+    "admin:logout": "led to the panel's own",
+    "admin:password_change": "led to the panel's own",
+    "incident_action": "acknowledged before",
+    "deployment_drill": "refused without its confirmation",
+    "month_close": "nothing is to be closed",
+    "admin:audit_auditevent_verify": "reads alone; its result is kept",
+    "provider_account_action": "refused without a new sign-in",
+}
+"""POSTs that lead somewhere and change nothing with what the table sends."""
+
+DOWNLOADS = (
+    "export_", "spend_csv", "reconciliation_csv", "reliability_csv", "incident_export", "deployment_logs_download",
+    "evidence_download", "admin:audit_auditevent_export",
+)  # fmt: skip
+
+
+@pytest.fixture
+def asked(db):
+    """Asks an address as an administrator: (its status, what stands in the audit since)."""
+    chain.record("thing.done", actor=None, now=timezone.now())
+    made = scene.build(now=timezone.now())
+    client = Client(raise_request_exception=False)
+    client.force_login(factories.administrator())
+    rows = table(made)
+
+    def ask(method: str, address: urls.Address) -> tuple[int, list[str]]:
+        row: Row = rows[address.name]
+        before = AuditEvent.objects.count()
+        path = path_of(address, row)
+        status = (client.get(path) if method == "get" else client.post(path, row.data)).status_code
+        return status, list(AuditEvent.objects.filter(sequence__gt=before).values_list("action", flat=True))
+
+    return ask
+
+
+def test_every_act_that_is_carried_out_is_audited(asked):
+    silent = []
+    for address in sorted(urls.addresses(), key=lambda a: "logout" in a.name):
+        if address.name in NO_ACT or address.name.endswith(("_changelist", "_add", "_change", "_delete")):
+            continue
+        status, acts = asked("post", address)
+        if status in {200, 302} and not acts:
+            silent.append((address.name, status))
+    assert [name for name, status in silent if status == 302] == []
+
+
+def test_every_download_is_audited(asked):
+    found = [a for a in urls.addresses() if a.name.startswith(DOWNLOADS)]
+    assert len(found) >= 8
+    silent = [a.name for a in found if (answer := asked("get", a))[0] == 200 and not answer[1]]
+    assert silent == []
