@@ -29,7 +29,7 @@ class Pages(Paginator):  # type: ignore[type-arg]
     def count(self) -> int:
         if not self.object_list.query.where:  # type: ignore[union-attr]
             return Head.objects.filter(pk=1).values_list("sequence", flat=True).first() or 0
-        return self.object_list[:COUNTED].count()  # type: ignore[call-arg,arg-type]
+        return self.object_list.order_by()[:COUNTED].count()  # type: ignore[union-attr]
 
 
 class Pick(admin.SimpleListFilter):

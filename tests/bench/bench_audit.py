@@ -129,6 +129,7 @@ def measure(folder: Path) -> None:
         "one kind of target": "?target_type=deployments.instance",
         "one target": f"?q={uuid.UUID(int=7)}",
         "a day": f"?from={day}&to={day}",
+        "since 300 days": f"?from={NOW - timedelta(days=300):%Y-%m-%d}",
         "a day, an action": f"?from={day}&to={day}&action=deployment.stop",
         "a rare actor in a period": f"?from={day}&actor={actors[-1]}",
         "a word of the reason": "?q=because of 96",
