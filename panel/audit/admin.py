@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import batched
 from typing import Any
 
@@ -100,7 +101,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {**(extra_context or {}), **_state(), "counted": COUNTED})
 
     def get_urls(self) -> list[URLPattern]:
-        own = {
+        own: dict[str, tuple[str, Callable[..., HttpResponseBase]]] = {
             "verify/": ("verify", require_POST(self.verify_view)),
             "export/<str:ending>/": ("export", require_GET(self.export_view)),
             "<int:pk>/origin/": ("origin", never_cache(require_POST(self.origin_view))),
@@ -143,7 +144,8 @@ class AuditEventAdmin(ReadOnlyAdmin):
             return HttpResponseRedirect(reverse(LIST))
         now = timezone.now()
         # What was searched for may name somebody; that something was is enough.
-        chosen = {spec.parameter_name: spec.value() for spec in changelist.filter_specs if spec.value()}
+        specs = [spec for spec in changelist.filter_specs if isinstance(spec, admin.SimpleListFilter)]
+        chosen = {str(spec.parameter_name): spec.value() for spec in specs if spec.value()}
         after = {"as": ending, **chosen, "searched": bool(changelist.query)}
         chain.record("export.audit", actor=actor_of(request), after=after, now=now)
         name = f"regia-audit-{now:%Y-%m-%d}.{ending}"

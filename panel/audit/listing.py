@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin
 from django.core.paginator import Paginator
@@ -27,9 +27,10 @@ class Pages(Paginator):  # type: ignore[type-arg]
 
     @cached_property
     def count(self) -> int:
-        if not self.object_list.query.where:  # type: ignore[union-attr]
+        found = cast("QuerySet[AuditEvent]", self.object_list)
+        if not found.query.where:
             return Head.objects.filter(pk=1).values_list("sequence", flat=True).first() or 0
-        return self.object_list.order_by()[:COUNTED].count()  # type: ignore[union-attr]
+        return found.order_by()[:COUNTED].count()
 
 
 class Pick(admin.SimpleListFilter):
@@ -38,7 +39,8 @@ class Pick(admin.SimpleListFilter):
     kind = "select"
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[AuditEvent]) -> QuerySet[AuditEvent]:
-        return queryset.filter(**{self.parameter_name: self.value()}) if self.value() else queryset  # type: ignore[dict-item]
+        chosen, name = self.value(), str(self.parameter_name)
+        return queryset.filter(**{name: chosen}) if chosen else queryset
 
 
 class ActorFilter(Pick):
@@ -108,7 +110,7 @@ def _midnight(day: date) -> datetime:
 
 def distinct(column: str) -> Sequence[str]:
     """What an indexed column holds, in order: one step in its index for each value, not one for each row."""
-    name = connection.ops.quote_name(AuditEvent._meta.get_field(column).column)  # type: ignore[union-attr]
+    name = connection.ops.quote_name(column)
     sql = f"""
         WITH RECURSIVE step(value) AS (
             SELECT MIN({name}) FROM audit_auditevent

@@ -8,6 +8,6 @@
 [start, end), in an order that stays the same. The same period and the same data must give the same rows: no "now".
 """
 
-from panel.evidence.sections import Contribution, Section, contribute, sections
+from panel.evidence.registry import Contribution, Section, contribute, sections
 
 __all__ = ["Contribution", "Section", "contribute", "sections"]

@@ -13,7 +13,7 @@ from panel.audit.anchors import anchor_path, anchors_in
 from panel.audit.models import AuditEvent
 from panel.audit.verification import START, Point, walk
 from panel.evidence.pack import head_of
-from panel.evidence.sections import contribute
+from panel.evidence.registry import contribute
 from panel.notices.models import Notice
 from panel.privacy import policy
 

@@ -24,7 +24,7 @@ from panel import csvfile
 from panel.audit import anchors
 from panel.audit.link import GENESIS
 from panel.audit.models import AuditEvent
-from panel.evidence.sections import Section, sections
+from panel.evidence.registry import Section, sections
 
 FORMAT = "regia-evidence-1"
 MANIFEST, SUMS, REPORT = "manifest.json", "SHA256SUMS", "report.html"
@@ -79,9 +79,8 @@ def write(start: datetime, end: datetime, to: Path, *, told: Told) -> Made:
         files, samples, done = [], [], 0
         for section in sections():
             told(section.title, done)
-            pair, sample = _section(
-                section, start, end, work, told=lambda n, s=section, d=done: told(s.title, d + n)
-            )  # type: ignore[misc]
+            heard = _from(section.title, done, told)
+            pair, sample = _section(section, start, end, work, told=heard)
             files += pair
             samples.append(sample)
             done += sample.total
@@ -98,6 +97,10 @@ def write(start: datetime, end: datetime, to: Path, *, told: Told) -> Made:
         size, sha256 = _measure(draft)
         draft.replace(to)
     return Made(size=size, sha256=sha256, whole=whole, head_sequence=head["sequence"], rows=done)
+
+
+def _from(title: str, done: int, told: Told) -> Callable[[int], None]:
+    return lambda rows: told(title, done + rows)
 
 
 def head_of(end: datetime) -> dict[str, Any]:

@@ -42,7 +42,10 @@ def last() -> AuditEvent:
 
 @pytest.fixture
 def ada():
-    return factories.administrator()
+    ada = factories.administrator()
+    # Nobody but a superuser may edit these rows in the admin site.
+    User.objects.filter(pk=ada.pk).update(is_superuser=True)
+    return User.objects.get(pk=ada.pk)
 
 
 RULE = {"severity": "warning"}

@@ -6,9 +6,11 @@ The table of addresses is that of tests/test_urls_by_role.py, so that a new one 
 from __future__ import annotations
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
+from panel.accounts.roles import ADMINISTRATOR
 from panel.audit import chain
 from panel.audit.models import AuditEvent
 from tests import factories, urls
@@ -31,6 +33,9 @@ NO_ACT = {
 }
 """POSTs that lead somewhere and change nothing with what the table sends."""
 
+OF_THE_ADMIN_SITE = ("_changelist", "_add", "_change", "_delete", "_history")
+"""Tested by tests/audit/test_audited.py."""
+
 DOWNLOADS = (
     "export_", "spend_csv", "reconciliation_csv", "reliability_csv", "incident_export", "deployment_logs_download",
     "evidence_download", "admin:audit_auditevent_export",
@@ -39,32 +44,36 @@ DOWNLOADS = (
 
 @pytest.fixture
 def asked(db):
-    """Asks an address as an administrator: (its status, what stands in the audit since)."""
+    """Asks an address as an administrator: (its status, what stands in the audit since). It is undone then."""
     chain.record("thing.done", actor=None, now=timezone.now())
     made = scene.build(now=timezone.now())
     client = Client(raise_request_exception=False)
-    client.force_login(factories.administrator())
-    rows = table(made)
+    client.force_login(factories.user(ADMINISTRATOR, password="a long enough password"))
+    rows, cookies, before = table(made), client.cookies.copy(), AuditEvent.objects.count()
 
     def ask(method: str, address: urls.Address) -> tuple[int, list[str]]:
         row: Row = rows[address.name]
-        before = AuditEvent.objects.count()
         path = path_of(address, row)
-        status = (client.get(path) if method == "get" else client.post(path, row.data)).status_code
-        return status, list(AuditEvent.objects.filter(sequence__gt=before).values_list("action", flat=True))
+        with transaction.atomic():
+            status = (client.get(path) if method == "get" else client.post(path, row.data)).status_code
+            acts = AuditEvent.objects.filter(sequence__gt=before).values_list("action", flat=True)
+            found = status, list(acts)
+            transaction.set_rollback(True)
+        client.cookies = cookies.copy()
+        return found
 
     return ask
 
 
 def test_every_act_that_is_carried_out_is_audited(asked):
     silent = []
-    for address in sorted(urls.addresses(), key=lambda a: "logout" in a.name):
-        if address.name in NO_ACT or address.name.endswith(("_changelist", "_add", "_change", "_delete")):
+    for address in urls.addresses():
+        if address.name in NO_ACT or "/" in address.name or address.name.endswith(OF_THE_ADMIN_SITE):
             continue
         status, acts = asked("post", address)
-        if status in {200, 302} and not acts:
-            silent.append((address.name, status))
-    assert [name for name, status in silent if status == 302] == []
+        if status == 302 and not acts:
+            silent.append(address.name)
+    assert silent == []
 
 
 def test_every_download_is_audited(asked):

@@ -30,7 +30,7 @@ def running(world):  # noqa: F811
 
 
 def test_create_and_spend_are_refused_and_nothing_of_them_stays(running, world):  # noqa: F811
-    factories.budget("100")
+    factories.budget("1000")
     made = (
         Deployment.objects.count(),
         Instance.objects.count(),

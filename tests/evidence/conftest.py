@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from panel.evidence import sections as registry
+from panel.evidence import registry
 
 
 @pytest.fixture(autouse=True)

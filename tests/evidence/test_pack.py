@@ -20,8 +20,7 @@ from panel import evidence
 from panel.audit import anchors, chain
 from panel.audit.models import AuditEvent
 from panel.context import RequestContext, request_context
-from panel.evidence import pack, proof
-from panel.evidence import sections as registry
+from panel.evidence import pack, proof, registry
 from tests import factories
 from tests.browser import scene
 from tests.conftest import NOW
