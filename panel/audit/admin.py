@@ -41,6 +41,8 @@ __all__ = ["AuditedAdmin", "actor_of"]
 
 AT_ONCE = 100_000
 """Events that somebody waits for: a few seconds."""
+SHORT = 8
+"""Of an id, in the list."""
 LIST = "admin:audit_auditevent_changelist"
 
 
@@ -58,14 +60,10 @@ class AuditEventAdmin(ReadOnlyAdmin):
     search_help_text = "A target's id, a request's id, or words of the action or the reason"
     ordering = ("-sequence",)
     fields = (
-        "sequence", "at", "who", "action", "target", "before_text", "after_text", "reason", "request_id", "previous",
+        "sequence", "at", "who", "action", "target_text", "before_text", "after_text", "reason", "request_id", "previous",
         "hash",
     )  # fmt: skip
     readonly_fields = fields
-
-    @admin.display(description="#", ordering="sequence")
-    def sequence(self, event: AuditEvent) -> int:
-        return event.sequence
 
     @admin.display(description="time (UTC)")
     def when(self, event: AuditEvent) -> str:
@@ -78,6 +76,11 @@ class AuditEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="target")
     def target(self, event: AuditEvent) -> str:
+        kind = event.target_type.rpartition(".")[2]
+        return f"{kind} {event.target_id[:SHORT]}".strip() or "-"
+
+    @admin.display(description="target")
+    def target_text(self, event: AuditEvent) -> str:
         return f"{event.target_type} {event.target_id}".strip() or "-"
 
     @admin.display(description="before")
@@ -98,7 +101,8 @@ class AuditEventAdmin(ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse | TemplateResponse:
-        return super().changelist_view(request, {**(extra_context or {}), **_state(), "counted": COUNTED})
+        context = {**(extra_context or {}), **_state(), "counted": COUNTED, "title": "Audit"}
+        return super().changelist_view(request, context)
 
     def get_urls(self) -> list[URLPattern]:
         own: dict[str, tuple[str, Callable[..., HttpResponseBase]]] = {

@@ -116,7 +116,9 @@ class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ) -> None:  # fmt: skip
         after = self.snapshot(obj)
         if before is None:
-            changed = [name for name, value in after.items() if not _is_empty(value)]
+            changed = [
+                name for name, value in after.items() if not (isinstance(value, Unsaid) or _is_empty(value))
+            ]
         else:
             changed = [name for name in after if after[name] != before.get(name)]
             before = _told(before, [n for n in changed if not isinstance(after[n], Unsaid)])
@@ -143,7 +145,7 @@ def _value(field: AnyField, obj: Any) -> Any:
 
 
 def _is_empty(value: Any) -> bool:
-    return (value.value if isinstance(value, Unsaid) else value) in (None, "", [])
+    return value in (None, "", [])
 
 
 def _told(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -73,6 +73,9 @@ def verify_and_keep(*, now: datetime, whole: bool = True, more: Iterable[Path] =
     last = last_verified()
     go_on = last is not None and last.found.ok and not whole
     found = verify(Point(last.found.checked, last.hash) if last and go_on else START, more=more)
+    if last and go_on:
+        # Those of what was walked before agreed then.
+        found = replace(found, anchors=last.found.anchors + found.anchors)
     end = AuditEvent.objects.filter(sequence=found.checked).values_list("hash", flat=True).first()
     whole_at = last.whole_at if last and go_on else now
     kept = {"at": now.isoformat(), "found": asdict(found), "hash": end or GENESIS, "whole_at": whole_at.isoformat()}  # fmt: skip
