@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ type Clock = Callable[[], datetime]
 
 BUILD = "panel.evidence.tasks.build"
 KEPT = timedelta(days=7)
-SILENT = timedelta(minutes=5)
+SILENT = timedelta(minutes=15)
 """A writer that is not heard of for this long has died; another takes its pack."""
 BEAT = 2.0
 LONGEST = timedelta(days=3660)
@@ -138,13 +138,21 @@ def fetched(wanted: Pack, *, actor: Any, now: datetime) -> None:
 
 
 def purge(*, now: datetime) -> int:
-    """Let go of packs of a week ago, their files first, and of what a writer that died has left; how many packs."""
+    """Let go of packs of a week ago, their files first; how many."""
     old = list(Pack.objects.filter(asked_at__lt=now - KEPT))
     for wanted in old:
         path_of(wanted).unlink(missing_ok=True)
         wanted.delete()
-    for work in folder().glob("work-*"):
-        with suppress(FileNotFoundError):
-            if now.timestamp() - work.stat().st_mtime > timedelta(days=1).total_seconds():
-                rmtree(work, ignore_errors=True)
+    # What a writer that died has left, and, with several hosts, files whose row another host let go of.
+    for work in _older(folder().glob("work-*"), timedelta(days=1), now=now):
+        rmtree(work, ignore_errors=True)
+    for file in _older(folder().glob("*.zip"), KEPT + timedelta(days=1), now=now):
+        file.unlink(missing_ok=True)
     return len(old)
+
+
+def _older(paths: Iterable[Path], age: timedelta, *, now: datetime) -> Iterator[Path]:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if now.timestamp() - path.stat().st_mtime > age.total_seconds():
+                yield path
