@@ -14,6 +14,7 @@ from standardwebhooks import Webhook
 from deployments.models import Installation
 from panel.audit import anchors, chain, keeping
 from panel.audit.models import AnchorMessage, Head
+from panel.command import parse
 from panel.notices.notify import open_notices
 from tests.alerts import made
 from tests.audit.test_verify import rebuild
@@ -153,3 +154,8 @@ def test_what_the_receiver_has_kept_finds_a_chain_and_an_anchor_file_that_were_b
         call_command("verify_audit", anchors=[copy])
     with pytest.raises(CommandError, match="cannot be read: No such file"):
         call_command("verify_audit", anchors=[tmp_path / "nothing"])
+
+
+def test_regia_verify_takes_the_files_of_anchors():
+    assert parse(["verify", "--anchors", "a.jsonl", "--anchors", "b.jsonl"]).anchors == ["a.jsonl", "b.jsonl"]
+    assert parse(["verify"]).anchors == []
