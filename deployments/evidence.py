@@ -63,7 +63,7 @@ def residency(start: datetime, end: datetime) -> Rows:
 
 def refusals(start: datetime, end: datetime) -> Rows:
     """Launches that were refused, and machines that were ended because they stood where they may not."""
-    found = AuditEvent.objects.filter(action__in=("residency.refusal", "residency.violation"))
+    found = AuditEvent.objects.filter(action__in=("residency.refused", "residency.violation"))
     found = found.filter(at__gte=start, at__lt=end).order_by("sequence")
     return ("event", "at", "what", "target", "reason", "countries"), (
         (e.sequence, e.at, e.action, f"{e.target_type} {e.target_id}", e.reason, e.after)

@@ -130,16 +130,21 @@ def _admit(request: LaunchRequest, *, actor: User, now: datetime) -> tuple[catal
         concurrency=request.concurrency,
     )
     if not view.verdict.allowed:
-        # That the guard held is evidence too.
-        chain.record(
-            "residency.refusal", actor=actor, target=offer, now=now, reason=view.verdict.reason,
-            after={"asked": list(request.allowed_countries), "promised": offer.country, "offer": offer.key},
-        )  # fmt: skip
+        _note_refusal(offer, request, view.verdict.reason, actor=actor, now=now)
     if not view.suitable:
         raise LaunchRefused(" ".join(view.reasons), field="offer")
     if offer.interruptible:
         _admit_bid(request, offer)
     return model, offer
+
+
+def _note_refusal(offer: Offer, request: LaunchRequest, reason: str, *, actor: User, now: datetime) -> None:
+    """The residency guard's second look said no: that it did is evidence, so the audit keeps it."""
+    what = " ".join(
+        filter(None, [offer.account.name, offer.gpu_name, offer.country or "no country", offer.data_center])
+    )
+    after = {"what": what, "asked": list(request.allowed_countries), "promised": offer.country}
+    chain.record("residency.refused", actor=actor, target=offer, after=after, reason=reason, now=now)
 
 
 def _admit_bid(request: LaunchRequest, offer: Offer) -> None:

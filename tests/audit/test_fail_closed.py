@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -12,6 +13,7 @@ from django.urls import reverse
 from billing import budgets
 from billing.models import Budget, Reservation
 from deployments import services
+from deployments.evidence import refusals
 from deployments.lifecycle import MAY_EXIST
 from deployments.models import Deployment, Instance
 from panel.audit import chain, spool
@@ -19,6 +21,7 @@ from panel.audit.models import AuditEvent
 from tests import factories
 from tests.audit.broken import unwritable
 from tests.deployments.conftest import endpoint, world  # noqa: F401  (fixtures)
+from tests.providers.fakecloud import fake_quote
 
 
 @pytest.fixture
@@ -103,3 +106,14 @@ def test_what_was_spooled_before_the_disk_was_full_is_kept(running, world, tmp_p
     assert json.loads(line)["action"] == "deployment.stop"
     assert chain.drain_spool() == 1
     assert AuditEvent.objects.latest("sequence").action == "deployment.stop"
+
+
+def test_what_the_residency_guard_refuses_at_launch_is_kept_as_evidence(world):  # noqa: F811
+    world.offer(replace(fake_quote("far"), country="US"))
+    with pytest.raises(services.LaunchRefused, match="outside the EEA"):
+        world.launch()
+    event = AuditEvent.objects.latest("sequence")
+    assert (event.action, event.actor) == ("residency.refused", chain.pseudonym_of(world.owner))
+    assert event.reason == "US is outside the EEA."
+    header, rows = refusals(world.now - timedelta(hours=1), world.now + timedelta(seconds=1))
+    assert [row[header.index("reason")] for row in rows] == ["US is outside the EEA."]

@@ -16,7 +16,7 @@ _ACTS = (
     ("deployment.stop", 210, {"desired": "stopped"}, "Nobody needs it over the weekend."),
     ("deployment.start", 90, {"desired": "running"}, ""),
     ("export.focus", 61, {"from": "2026-10-01", "to": "2026-10-31"}, ""),
-    ("residency.refusal", 44, {"asked": ["DE", "CZ"], "promised": "US"}, "US is outside the EEA."),
+    ("residency.refused", 44, {"asked": ["DE", "CZ"], "promised": "US"}, "US is outside the EEA."),
     ("account.sign_in", 30, {"by": "password"}, ""),
     ("provideraccount.rotate", 21, None, "a new key"),
     ("deployment.rotate", 9, None, ""),

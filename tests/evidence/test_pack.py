@@ -76,7 +76,7 @@ def test_every_room_contributes_and_no_secret_leaves_with_it(evidence_folder, se
     now = timezone.now()
     token = request_context.set(RequestContext("request-1", "192.0.2.7", "Browser/1"))
     made = scene.build(now=now)
-    chain.record("residency.refusal", actor=made.administrator, reason="US is outside the EEA.", now=now)
+    chain.record("residency.refused", actor=made.administrator, reason="US is outside the EEA.", now=now)
     request_context.reset(token)
     path = evidence_folder / "a.zip"
     write(path, start=now - timedelta(days=60), end=now + timedelta(seconds=1))
