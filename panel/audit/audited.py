@@ -63,9 +63,11 @@ class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def snapshot(self, obj: Any) -> dict[str, Any]:
         """The fields of `obj` as plain values or, where they are not to be told, as `Unsaid`."""
-        return {name: _value(field, obj) for name, field in self._watched() if not is_unsaid(field)} | (
-            self.unsaid(obj)
-        )
+        said = {name: _value(field, obj) for name, field in self._watched() if not is_unsaid(field)}
+        fields = {field.name for field in _fields(self.model)}
+        # What `audited` names besides is a property of the model.
+        made = {name: _plain(getattr(obj, name)) for name in self.audited if name not in fields}
+        return said | made | self.unsaid(obj)
 
     def unsaid(self, obj: Any) -> dict[str, Any]:
         """The fields that are only named when they change: personal, secret, or not in `audited`."""
@@ -140,7 +142,10 @@ def _fields(model: type[models.Model]) -> list[AnyField]:
 def _value(field: AnyField, obj: Any) -> Any:
     if field.many_to_many:
         return sorted(str(pk) for pk in getattr(obj, field.name).values_list("pk", flat=True))
-    value = field.value_from_object(obj)
+    return _plain(field.value_from_object(obj))
+
+
+def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | str | list | dict | None) else str(value)
 
 
