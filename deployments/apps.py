@@ -7,13 +7,17 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from billing import above
-        from deployments import runway
+        from deployments import evidence, runway
+        from deployments.models import Installation
         from deployments.monitoring import rounds, telling, watch
         from deployments.views import costs
         from panel import health
+        from panel.audit import anchors
         from panel.notices import notify
 
         rounds.watch()
         health.add_source(watch.problems)
         notify.acknowledged.connect(telling.on_acknowledged, dispatch_uid="incidents")
+        evidence.contribute()
+        anchors.name_installation(Installation.own_key)
         above.tell(targets=runway.targets, runways=runway.runways, machine_url=costs.machine_url)

@@ -34,6 +34,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if argv[:1] == ["up"]:
         parser.add_argument("--port", type=_port, default=8400)
         parser.add_argument("--host", default="127.0.0.1")
+    if argv[:1] == ["verify"]:
+        parser.add_argument("--anchors", action="append", default=[])
     options = parser.parse_args(argv)
     options.data_dir = (
         Path(options.data_dir or _default_folder(sandboxed=options.sandbox)).expanduser().absolute()
@@ -110,7 +112,9 @@ def verify(options: argparse.Namespace) -> int:
     """Check the audit's hash chain; the exit code is the command's."""
     if not options.data_dir.exists():
         raise Refused(f"there is no data in {options.data_dir}.")
-    return manage("verify_audit", environment=environment_for(options), capture=False).returncode
+    # The command runs in the panel's folder, and the file is named from here.
+    more = [f"--anchors={Path(name).expanduser().absolute()}" for name in options.anchors]
+    return manage("verify_audit", *more, environment=environment_for(options), capture=False).returncode
 
 
 def main(argv: list[str]) -> int:

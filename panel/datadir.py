@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 from pathlib import Path
@@ -30,6 +31,11 @@ def secret(path: Path) -> str:
 def fernet_keys(path: Path) -> list[str]:
     """Fernet keys in `path`, newest first, one a line; one is made when there is none."""
     return _read_or_create(path, Fernet.generate_key().decode()).split()
+
+
+def signing_key(path: Path) -> str:
+    """The key kept in `path` that signs webhooks, made with 32 random bytes when there is none."""
+    return _read_or_create(path, f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
 
 
 def _read_or_create(path: Path, fresh: str) -> str:

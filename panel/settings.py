@@ -77,6 +77,7 @@ INSTALLED_APPS = [
     "panel.accounts.apps.AccountsConfig",
     "panel.audit.apps.AuditConfig",
     "panel.privacy.apps.PrivacyConfig",
+    "panel.evidence.apps.EvidenceConfig",
     "panel.notices.apps.NoticesConfig",
     "panel.alerts.apps.AlertsConfig",
     "panel.ui.apps.UiConfig",
@@ -214,6 +215,7 @@ CELERY_BEAT_SCHEDULE = {
     "rates": {"task": "billing.tasks.rates", "schedule": 300.0, "options": {"expires": 300}},
     "budgets": {"task": "billing.tasks.watch_budgets", "schedule": 10.0, "options": {"expires": 30}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
+    "evidence": {"task": "panel.evidence.tasks.tick", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
 }
@@ -355,6 +357,15 @@ ALLOW_INSECURE_ENDPOINTS = env_bool("ALLOW_INSECURE_ENDPOINTS")
 PUBLIC_URL = env("REGIA_PUBLIC_URL").rstrip("/")
 # Alerts may go to receivers in private networks and on this computer, also by plain HTTP.
 ALERTS_ALLOW_PRIVATE = env_bool("REGIA_ALERTS_ALLOW_PRIVATE")
+# Where the audit's head is noted outside the database, best where its owner cannot write; empty: in the data folder.
+AUDIT_ANCHOR_FILE = env("REGIA_AUDIT_ANCHOR_FILE")
+# Who is told of it by signed webhooks, and the key that signs them (else one is made in the data folder).
+AUDIT_ANCHOR_URL = env("REGIA_AUDIT_ANCHOR_URL")
+AUDIT_ANCHOR_KEY = env("REGIA_AUDIT_ANCHOR_KEY") or (
+    datadir.signing_key(DATA_DIR / "audit_anchor_key") if AUDIT_ANCHOR_URL else ""
+)
+# Evidence packs lie here until they are fetched; with several hosts, a folder that all of them share.
+EVIDENCE_DIR = env("REGIA_EVIDENCE_DIR")
 # The sandbox: emulators stand for the providers, and every page says so.
 SANDBOX = env_bool("REGIA_SANDBOX")
 # What pods and instances run; without it nothing can be rented there. Whether its door speaks TLS itself.

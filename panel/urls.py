@@ -15,6 +15,7 @@ urlpatterns = [
     path("", include("deployments.urls")),
     path("", include("billing.urls")),
     path("alerts/", include("panel.alerts.urls")),
+    path("evidence/", include("panel.evidence.urls")),
     path("playground/", include("deployments.playground.urls")),
     path("admin/", admin.site.urls),
 ]

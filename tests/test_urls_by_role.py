@@ -5,6 +5,7 @@ A new address without a row fails, and so does a row whose address is gone.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,9 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "alert_window_end": Row("302 403 403 405", "302 403 403 302", [made.window.pk]),
         "alert_messages_drop": Row("302 403 403 405", "302 403 403 302"),
         "alert_message_retry": Row("302 403 403 405", "302 403 403 302", [made.message.pk]),
+        # -- evidence -------------------------------------------------------------------------------
+        "evidence": Row("302 403 403 200", "302 403 403 422"),
+        "evidence_download": Row("302 403 403 404", "302 403 403 405", [uuid.UUID(int=1)]),
         # -- chat -----------------------------------------------------------------------------------
         "playground": Row("302 403 200 200", "302 403 200 200"),
         "playground_for": Row("302 403 200 200", "302 403 200 200", [ready]),
@@ -151,6 +155,8 @@ def admin_table(made: scene.Scene) -> dict[str, Row]:
         "admin:jsi18n": Row("302 302 302 200", "302 302 302 405"),
         "admin:view_on_site": Row("302 302 302 404", "302 302 302 404", [1, 1]),
         "admin:audit_auditevent_verify": Row("302 302 302 405", "302 302 302 302"),
+        "admin:audit_auditevent_export": Row("302 302 302 200", "302 302 302 405", ["csv"]),
+        "admin:audit_auditevent_origin": Row("302 302 302 405", "302 302 302 200", [1]),
         "admin:accounts_user_link": Row("302 302 302 405", "302 302 302 200", [made.administrator.pk]),
         "admin:app_list": Row("302 302 302 200", "302 302 302 200", ["billing"]),
         "admin/(?P<url>.*)$": Row("302 302 302 404", "302 302 302 404"),

@@ -115,10 +115,9 @@ def status(*, now: datetime) -> BudgetStatus | None:
     return statuses_of([budget], now=utc(now))[0] if budget else None
 
 
-def binding(*, now: datetime) -> BudgetStatus | None:
-    """The figures of the budget that binds first; None without one."""
-    found = statuses(now=now)
-    return min(found, key=_binds, default=None)
+def binding(found: Sequence[Budget], *, now: datetime) -> BudgetStatus | None:
+    """The figures of that of the budgets which binds first; None without one."""
+    return min(statuses_of(found, now=utc(now)), key=_binds, default=None)
 
 
 def _binds(status: BudgetStatus) -> tuple[bool, datetime, Decimal]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from billing.totals import NEVER, RATE, Row, Window, constant
 MILLION = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outlook:
     """The figures of the budget that binds first (None without one); amounts USD, `burn` USD per hour."""
 
@@ -39,6 +40,12 @@ class Outlook:
     """Read and written, since the month began."""
     costs: dict[UUID, Decimal]
     """What each scope that was asked for cost since its launch."""
+    sums: _Sums = field(repr=False)
+
+    @property
+    def expected(self) -> Decimal:
+        """What this calendar month comes to if what runs or is reserved runs on. It may take a query."""
+        return self.sums.status(Budget(amount_usd=0)).forecast
 
     @property
     def month(self) -> Decimal:
@@ -59,15 +66,15 @@ def outlook(first: date, *, now: datetime, scopes: Collection[UUID] = ()) -> Out
     """
     now = utc(now)
     first = min(first, now.date().replace(day=1))
-    found = list(Budget.objects.order_by("pk")[:2])
+    found = list(Budget.objects.order_by("pk"))
     # The one budget of everything is judged by what is read here in any case.
     alone = found[0] if len(found) == 1 and found[0].is_of_everything else None
-    sums = _Sums(alone, first, scopes, now)
+    sums = _Sums(first, scopes, now)
     for row in _read(first, scopes):
         sums.take(row)
     return Outlook(
-        sums.status() if alone or not found else binding(now=now), {day: from_nano(nano) for day, nano in sums.days.items() if nano}, from_nano(sums.burn), now.date(),
-        sums.tokens, {scope: from_nano(nano) for scope, nano in sums.costs.items()},
+        sums.status(alone) if alone else binding(found, now=now), {day: from_nano(nano) for day, nano in sums.days.items() if nano}, from_nano(sums.burn), now.date(),
+        sums.tokens, {scope: from_nano(nano) for scope, nano in sums.costs.items()}, sums,
     )  # fmt: skip
 
 
@@ -84,8 +91,8 @@ class _Line(NamedTuple):
 
 
 class _Sums:
-    def __init__(self, budget: Budget | None, first: date, scopes: Collection[UUID], now: datetime) -> None:
-        self.budget, self.now = budget, now
+    def __init__(self, first: date, scopes: Collection[UUID], now: datetime) -> None:
+        self.now = now
         self.ever, self.shown = Window(None, None, now), Window(midnight(first), None, now)
         self.month, self.midnight = now.date().replace(day=1), midnight(now.date())
         self.days: dict[date, int] = defaultdict(int)
@@ -114,18 +121,20 @@ class _Sums:
         for day, nano in self.shown.unbooked(price, DAY):
             self.days[day.date()] += nano
 
-    def status(self) -> BudgetStatus | None:
-        """The budget beside what is booked, open and held."""
-        if self.budget is None:
-            return None
-        period = period_of(self.budget.period, self.now)
+    def status(self, budget: Budget) -> BudgetStatus:
+        """A budget of everything beside what is booked, open and held."""
+        period = period_of(budget.period, self.now)
         groups = {spared: Group(burn=self.burns[spared]) for spared in (0, 1)}
         start, end = period.start.date(), period.end.date()
         groups[0].spent[period] = sum(nano for day, nano in self.days.items() if start <= day < end)
-        for key, held in reserved((), Q(), {"protected": _protected()}):
+        for key, held in self._reserved:
             groups[key.protected or 0].held.append(held)
         keyed = [(Key(None, None, None, spared), group) for spared, group in groups.items()]
-        return status_of(self.budget, added(keyed, period, now=self.now), now=self.now)
+        return status_of(budget, added(keyed, period, now=self.now), now=self.now)
+
+    @cached_property
+    def _reserved(self) -> list[Any]:
+        return list(reserved((), Q(), {"protected": _protected()}))
 
 
 def _read(first: date, scopes: Collection[UUID]) -> Iterable[_Line]:

@@ -26,6 +26,7 @@ from billing.statements import BALANCE, unassigned_id
 from panel.accounts.access import REFUSED, requires
 from panel.accounts.models import User
 from panel.audit import chain
+from panel.audit.exporting import note_export
 from panel.ui.csvfile import Download, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
@@ -139,6 +140,10 @@ def export(request: SignedInRequest) -> Download:
     """The gaps that the page lists, all of them, as comma-separated values."""
     filters = _filters(request, now=timezone.now())
     rows = (_cells(d) for d in _listed(filters).iterator(chunk_size=1_000))
+    note_export(
+        request, "reconciliation", month=f"{filters.month:%Y-%m}", show=filters.show,
+        account=str(filters.account or ""), reason=filters.reason,
+    )  # fmt: skip
     return csv_response(f"reconciliation-{filters.month:%Y-%m}.csv", HEADER, rows)
 
 

@@ -17,17 +17,18 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import above, breakdown, budgets, forecast, reconcile, timeline
+from billing import above, breakdown, budgets, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
 from billing.exports.lines import provider_name
 from billing.models import Reservation, Subject
-from billing.periods import midnight
+from billing.periods import calendar_month, midnight
 from billing.timeline import TOP, Step
 from billing.views.asked import RANGES, Asked, link, read
 from billing.views.figures import outlook_figures
 from panel.accounts.access import requires
 from panel.accounts.models import User
+from panel.audit.exporting import note_export
 from panel.ui.csvfile import csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
@@ -66,8 +67,9 @@ def _figures(*, now: datetime) -> dict[str, Any]:
     found = budgets.outlook(first, now=now)
     return {
         **outlook_figures(found),
-        "forecast": forecast.of(now=now),
+        "forecast": found.expected,
         "month_start": midnight(first),
+        "month_end": calendar_month(now).end,
         "runways": above.runways(now=now),
         "unexplained": reconcile.unexplained(now),
     }
@@ -313,6 +315,7 @@ def spend_csv(request: SignedInRequest) -> HttpResponseBase:
     now = timezone.now()
     asked = read(request.GET, now=now)
     lines = _lines(asked, breakdown.of(asked.days, asked.group, asked.filter, now=now))
+    note_export(request, "spend", start=str(asked.days.start), last=str(asked.last), group=asked.group)
     name = f"spend-{asked.days.start}-to-{asked.last}-by-{asked.group.replace(':', '-')}.csv"
     return csv_response(name, HEADER, _cells(_sorted(lines, asked), asked))
 

@@ -18,6 +18,7 @@ from deployments.monitoring import incidents as rules
 from deployments.views import incident_story
 from panel.accounts.access import requires
 from panel.accounts.models import User
+from panel.audit.exporting import note_export
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
@@ -105,6 +106,7 @@ def export(request: SignedInRequest, pk: int) -> HttpResponse:
     found = get_incident_or_404(request.user, pk)
     money = request.user.has_perm("billing.view_ledgerentry")
     text = incident_story.markdown(found, money=money, now=timezone.now())
+    note_export(request, "incident", incident=found.pk)
     headers = {"Content-Disposition": f'attachment; filename="incident-{found.pk}.md"'}
     return HttpResponse(text, content_type="text/markdown; charset=utf-8", headers=headers)
 

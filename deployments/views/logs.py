@@ -27,6 +27,7 @@ from deployments.monitoring.logtext import Level, Line
 from deployments.views import reads
 from deployments.views.frame import frame
 from panel.accounts.access import requires
+from panel.audit.exporting import note_export
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
 
@@ -110,6 +111,7 @@ def download(request: SignedInRequest, pk: UUID) -> HttpResponse:
     wanted = Filter.of(request)
     reading = books.LIBRARY.read(d.current, now=now, source=wanted.source)
     response = HttpResponse("".join(_as_text(d, reading, wanted)), content_type="text/plain; charset=utf-8")
+    note_export(request, "logs", deployment=str(d.pk), source=wanted.source)
     attempt = d.current.attempt if d.current else 0
     name = f"{slugify(d.name) or 'deployment'}-{attempt}-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}.log"
     response["Content-Disposition"] = f'attachment; filename="{name}"'

@@ -18,6 +18,7 @@ from deployments.monitoring import reliability
 from deployments.monitoring.reliability import DeploymentRow, PlaceRow, Report
 from deployments.monitoring.uptime import Uptime
 from panel.accounts.access import requires
+from panel.audit.exporting import note_export
 from panel.ui.csvfile import Download, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
@@ -66,6 +67,7 @@ def report_csv(request: SignedInRequest) -> Download:
     period = _period(request, now=now)
     found = reliability.report(Deployment.objects.visible_to(request.user), period, now=now)
     month = f"{period.start:%Y-%m}"
+    note_export(request, "reliability", month=month)
     return csv_response(f"reliability-{month}.csv", HEADER, _rows(found, month))
 
 

@@ -105,7 +105,8 @@ class UserAdmin(AuditedAdmin):
         return role_of(user) or "none"
 
     def snapshot(self, obj: Any) -> dict[str, Any]:
-        return {"is_active": obj.is_active, "role": role_of(obj)}
+        named = {name: value for name, value in self.unsaid(obj).items() if name in ("email", "name")}
+        return {"is_active": obj.is_active, "role": role_of(obj), **named}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).prefetch_related("groups")

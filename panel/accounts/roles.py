@@ -50,6 +50,7 @@ _ADMINISTER = [
     "accounts.add_user",
     "accounts.change_user",
     "audit.view_auditevent",
+    "evidence.export_pack",
     "notices.view_notice",
     "alerts.manage_channel",
     "alerts.view_channel",

@@ -21,9 +21,10 @@ from django.db.models import Model
 from django.utils import timezone
 
 from panel.audit import spool
+from panel.audit.anchors import anchor_head
 from panel.audit.link import GENESIS, SecretInAudit, digest, payload_of, text_of
 from panel.audit.models import AuditEvent, Head, Origin, Pseudonym
-from panel.audit.verification import Verification, anchor_head, verify
+from panel.audit.verification import Verification, verify
 from panel.context import request_context
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SYSTEM = "system"
+ERASED = "erased person"
 # Milliseconds that an append waits for the head (PostgreSQL; SQLite has its `timeout`). A stop waits less.
 _WAIT_MS, _WAIT_MS_STOP = 20_000, 3_000
 
@@ -125,7 +127,7 @@ def pseudonym_of(user: AbstractBaseUser) -> str:
 
 
 def name_of(actor: str) -> str:
-    """Who an event's actor is now; "erased" when nobody can tell any more."""
+    """Who an event's actor is now; "erased person" when nobody can tell any more."""
     return names_of([actor])[actor]
 
 
@@ -145,7 +147,7 @@ def _uuid(actor: str) -> uuid.UUID | None:
 
 
 def _name(pseudonym: Pseudonym | None) -> str:
-    return str(pseudonym.user or pseudonym.name or "erased") if pseudonym else "erased"
+    return str(pseudonym.user or pseudonym.name or ERASED) if pseudonym else ERASED
 
 
 def _append(act: _Act, *, wait_ms: int, spooled: str | None = None) -> AuditEvent:

@@ -21,6 +21,7 @@ _SECRET_WORDS = frozenset(
      "authorization", "cookie", "apikey"}
 )  # fmt: skip
 _SECRET_KEYS = frozenset({"api", "private", "secret", "access", "encryption", "field", "signing"})
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
@@ -44,7 +45,7 @@ def digest(event: AuditEvent) -> str:
         "spooled": str(event.spooled) if event.spooled else None,
         "previous": event.previous,
     }
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = _CANONICAL.encode(payload)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
@@ -74,9 +75,16 @@ def _clean(value: Any) -> Any:
     return text_of(value) if isinstance(value, str) else value
 
 
-def _public(key: str) -> str:
+def names_a_secret(key: str) -> bool:
+    """Whether a value under this name is taken for a secret."""
     words = [word.lower() for word in _WORD.findall(key)]
     pairs = itertools.pairwise(words)
-    if _SECRET_WORDS & set(words) or any(a in _SECRET_KEYS and b in {"key", "keys"} for a, b in pairs):
+    return bool(_SECRET_WORDS & set(words)) or any(
+        a in _SECRET_KEYS and b in {"key", "keys"} for a, b in pairs
+    )
+
+
+def _public(key: str) -> str:
+    if names_a_secret(key):
         raise SecretInAudit(f"The audit was handed {key!r}: secrets never enter it, not even masked.")
     return key

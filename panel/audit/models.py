@@ -84,7 +84,12 @@ class AuditEvent(models.Model):
         default_permissions = ("view",)
         # The collector of deletes, too, goes through the guarded queryset.
         base_manager_name = "objects"
-        indexes = [models.Index(fields=["target_type", "target_id", "-sequence"], name="audit_target")]
+        # Each filter of the list in the list's order, so that a page of it reads a page and not a million rows.
+        indexes = [
+            models.Index(fields=["target_type", "target_id", "-sequence"], name="audit_target"),
+            models.Index(fields=["actor", "-sequence"], name="audit_actor"),
+            models.Index(fields=["action", "-sequence"], name="audit_action"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.sequence} {self.action}"
@@ -124,3 +129,21 @@ class Head(models.Model):
 
     def __str__(self) -> str:
         return f"head at {self.sequence}"
+
+
+class AnchorMessage(models.Model):
+    """An anchor on its way to the receiver outside. The last one that arrived stays."""
+
+    sequence = models.BigIntegerField(primary_key=True)
+    hash = models.CharField(max_length=64)
+    at = models.DateTimeField()
+    tries = models.PositiveIntegerField(default=0)
+    next_try_at = models.DateTimeField()
+    sent_at = models.DateTimeField(null=True)
+    error = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"anchor of event {self.sequence}"

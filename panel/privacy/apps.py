@@ -6,4 +6,8 @@ class PrivacyConfig(AppConfig):
     label = "privacy"
 
     def ready(self) -> None:
+        from panel.audit import audited
         from panel.privacy import checks  # noqa: F401  (registers the check)
+        from panel.privacy.policy import is_personal_or_secret
+
+        audited.unsaid_by(is_personal_or_secret)

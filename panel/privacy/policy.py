@@ -85,6 +85,12 @@ def rule_of(field: Field[Any, Any], policy: Mapping[str, Any] | None = None) -> 
     return _rule(entry, named[0]) if entry and named else None
 
 
+def is_personal_or_secret(field: Field[Any, Any]) -> bool:
+    """Whether the audit may name the field and not tell its value."""
+    rule = rule_of(field)
+    return rule is not None and (rule.category in PERSONAL or rule.category is Category.SECRET)
+
+
 def retention_text(rule: Rule, policy: Mapping[str, Any] | None = None) -> str:
     """How long, as a sentence's part for a person to read."""
     return str((policy or written())["retention"][rule.retention])

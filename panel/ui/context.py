@@ -33,6 +33,8 @@ _PAGES = (
     ("Alerts", "alerts", "bell", "notices.acknowledge_notice"),
     ("Spend", "spend", "wallet", "billing.view_ledgerentry"),
     ("Accounts", "provider_accounts", "key-round", "deployments.view_provideraccount"),
+    ("Audit", "admin:audit_auditevent_changelist", "scroll-text", "audit.view_auditevent"),
+    ("Evidence", "evidence", "package", "evidence.export_pack"),
     ("Admin", "admin:index", "shield-check", "staff"),
 )
 

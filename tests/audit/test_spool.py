@@ -148,3 +148,31 @@ def test_processes_that_spool_at_once_do_not_tear_each_others_lines(spool_folder
     for n in range(4):
         mine = [line["id"] for line in taken if line["id"].startswith(f"{n}-")]
         assert mine == [f"{n}-{i}" for i in range(50)]
+
+
+_FULL = """
+import resource, sys
+from django.conf import settings
+settings.configure(DATA_DIR=sys.argv[1])
+from panel.audit import spool
+spool.add({"id": "first", "at": "", "action": "x"})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    spool.add({"id": "second", "at": "", "action": "x", "pad": "y" * 5000})
+except OSError:
+    sys.exit(7)
+"""
+
+
+def test_a_line_that_a_full_disk_cut_spoils_no_other(spool_folder):
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(spool_folder)], env={**os.environ, "PYTHONPATH": "."}, check=False
+    )
+    assert done.returncode == 7
+    assert (spool_folder / "audit-spool.jsonl").stat().st_size == 100
+    spool.add({"id": "third", "at": "", "action": "x"})
+    taken = []
+    assert spool.drain(taken.append) == 2
+    assert [line["id"] for line in taken] == ["first", "third"]
+    kept = json.loads((spool_folder / "audit-damaged.jsonl").read_text())
+    assert kept["damaged"].startswith('{"id": "second"')

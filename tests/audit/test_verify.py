@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
 from panel.audit import chain, keeping, triggers, verification
+from panel.audit.anchors import anchor_head, anchors_in
 from panel.audit.link import digest
 from panel.audit.models import AuditEvent, Head
-from panel.audit.verification import anchor_head, last_verified
+from panel.audit.verification import Point, last_verified, verify_and_keep
 from panel.notices.notify import open_notices
 from tests.conftest import NOW
 
@@ -153,14 +155,19 @@ def test_the_anchor_grows_only_when_the_head_has_moved_and_survives_a_torn_line(
     chain.record("thing.done", actor=None, now=NOW)
     assert anchor_head(now=NOW)
     assert chain.verify().ok
-    assert [n for n, _ in sorted(verification._anchors().items())] == [5, 6]
+    assert sorted(anchors_in([path])) == [5, 6]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_command_says_that_the_chain_is_whole(capsys):
     call_command("verify_audit")
-    assert capsys.readouterr().out == "The audit is whole: 5 events, each follows the one before it.\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "The audit is whole: 5 events, each follows the one before it."
+    assert said[1].startswith("No anchor was compared")
     assert last_verified().found.ok
+    anchor_head(now=NOW)
+    call_command("verify_audit")
+    assert "1 anchors agree with it." in capsys.readouterr().out
 
 
 def test_the_command_fails_with_the_first_problem():
@@ -172,16 +179,55 @@ def test_the_command_fails_with_the_first_problem():
     assert CommandError("").returncode == 1
 
 
-def test_housekeeping_anchors_verifies_once_a_day_and_tells_of_tampering(spool_folder):
+def test_housekeeping_anchors_and_walks_the_whole_chain_every_night(spool_folder):
     keeping.keep(now=NOW)
     assert (spool_folder / "audit-anchor.jsonl").exists()
     assert not open_notices().exists()
     tamper("UPDATE audit_auditevent SET reason = 'x' WHERE sequence = 2")
-    keeping.keep(now=NOW)
-    assert not open_notices().exists()
+    # Every hour only what is new is walked; at two in the night all of it.
     keeping.keep(now=NOW + keeping.VERIFY_EVERY)
+    assert last_verified().found.since == 5
+    assert not open_notices().exists()
+    keeping.keep(now=NOW.replace(hour=1) + timedelta(days=1))
+    assert not open_notices().exists()
+    keeping.keep(now=NOW.replace(hour=2) + timedelta(days=1))
     (notice,) = open_notices()
     assert (notice.severity, "event 2 was edited" in notice.detail) == ("critical", True)
+
+
+def test_what_is_new_is_walked_every_hour_and_what_is_found_stays_told():
+    keeping.keep(now=NOW)
+    chain.record("thing.done", actor=None, now=NOW)
+    keeping.keep(now=NOW + timedelta(minutes=59))
+    assert last_verified().found.checked == 5
+    tamper("UPDATE audit_auditevent SET reason = 'x' WHERE sequence = 6")
+    keeping.keep(now=NOW + keeping.VERIFY_EVERY)
+    assert open_notices().get().detail == "Verification found: event 6 was edited: it no longer has its hash."
+    # The next round does not go on from a chain that is broken: it walks all of it and finds the same.
+    keeping.keep(now=NOW + 2 * keeping.VERIFY_EVERY)
+    assert (last_verified().found.since, last_verified().found.ok) == (0, False)
+    assert open_notices().count() == 1
+
+
+def test_it_goes_on_only_from_an_event_that_still_is_what_was_verified():
+    verify_and_keep(now=NOW)
+    chain.record("thing.done", actor=None, now=NOW)
+    assert verify_and_keep(now=NOW, whole=False) == chain.Verification(
+        ok=True, checked=6, problem="", head_sequence=6, since=5
+    )
+    rebuild(reason="nothing happened")
+    found = verify_and_keep(now=NOW, whole=False)
+    assert found.problem == "event 6 is not what was verified before: it was replaced or removed."
+    assert verification.walk(Point(5, "f" * 64), Point(6, ""), {})[1].startswith("event 5 is not what was")
+
+
+def test_one_walk_at_a_time():
+    with verification.only_one() as first, verification.only_one() as second:
+        assert (first, second) == (True, False)
+        keeping.keep(now=NOW)
+        assert last_verified() is None
+    keeping.keep(now=NOW)
+    assert last_verified().found.ok
 
 
 def test_the_clock_rings_for_the_housekeeping(settings):

@@ -377,15 +377,16 @@ def test_the_outlook_says_what_a_million_tokens_cost_this_month():
 def test_the_budget_that_binds_first_is_the_one_that_is_exhausted_first_and_holds():
     machine = running("1")
     wide = factories.budget("10000")
-    assert budgets.binding(now=NOW).budget == wide
+    assert budgets.outlook(NOW.date(), now=NOW).budget.budget == wide
     tight = Budget.objects.create(name="One", scope=machine.scope, amount_usd=Decimal(5))
     warns = Budget.objects.create(name="Warns", amount_usd=Decimal(1), blocks=False, hard_stop=False)
-    assert budgets.binding(now=NOW).budget == tight
     assert budgets.outlook(NOW.date(), now=NOW).budget.budget == tight
     budgets.lift(tight.pk, until=NOW + H, reason="A test.", actor=factories.administrator(), now=NOW)
-    assert budgets.binding(now=NOW).budget == wide
+    assert budgets.outlook(NOW.date(), now=NOW).budget.budget == wide
     Budget.objects.exclude(pk=warns.pk).delete()
-    assert budgets.binding(now=NOW).budget == warns, "what only warns, when nothing else is there"
+    assert budgets.outlook(NOW.date(), now=NOW).budget.budget == warns, (
+        "what only warns, when nothing else is there"
+    )
 
 
 def test_the_outlook_without_a_budget_knows_the_days_and_the_burn():

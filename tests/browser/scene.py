@@ -30,7 +30,7 @@ from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.notices.models import Notice
 from panel.notices.notify import raise_notice
 from tests import factories
-from tests.browser import scene_alerts, scene_bills, scene_money, scene_providers
+from tests.browser import scene_alerts, scene_audit, scene_bills, scene_money, scene_providers
 
 PASSWORD = "a long enough password"
 
@@ -186,6 +186,7 @@ def build(*, now: datetime, history: float = 0.03) -> Scene:
     incidents.comment(
         incident, "Its host is overheating: moved the nightly jobs away.", actor=administrator, now=now
     )
+    scene_audit.build(administrator, ready, now=now)
     replacing = scene_providers.typed(ready, context=4096, price_ceiling="0.8")
     return Scene(
         administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing, budget,

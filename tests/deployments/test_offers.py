@@ -136,8 +136,8 @@ def test_live_prices_take_the_place_of_the_dated_ones():
 
 
 def test_a_panel_without_keys_begins_with_an_account_of_public_prices_for_each_provider():
-    prepare.make_public_accounts()
-    prepare.make_public_accounts()
+    prepare.make_public_accounts(now=NOW)
+    prepare.make_public_accounts(now=NOW)
     assert set(ProviderAccount.objects.values_list("name", "credentials")) == {
         ("RunPod · public prices", ""), ("Vast.ai · public prices", ""),
     }  # fmt: skip
@@ -145,7 +145,7 @@ def test_a_panel_without_keys_begins_with_an_account_of_public_prices_for_each_p
 
 
 def test_a_provider_with_an_account_needs_none_of_public_prices(account):
-    prepare.make_public_accounts()
+    prepare.make_public_accounts(now=NOW)
     assert ProviderAccount.objects.filter(backend="runpod").count() == 1
 
 

@@ -17,7 +17,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.core.validators import validate_email
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from billing import budgets
@@ -46,18 +46,20 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
         try:
+            before = rights_of_roles()
             call_command("migrate", interactive=False, verbosity=0)
             # Written at every start: a database that can only be read is told now, not at the first launch.
             Heartbeat.beat("start", now)
             collect_static()
             with transaction.atomic():
                 Installation.own_key()
+                note_rights(before, now=now)
                 make_administrator(now=now)
-                account = make_local_account()
+                account = make_local_account(now=now)
                 if settings.SANDBOX:
-                    make_sandbox_accounts()
+                    make_sandbox_accounts(now=now)
                 else:
-                    make_public_accounts()
+                    make_public_accounts(now=now)
                 make_budget(now=now)
         except DatabaseError as e:
             raise CommandError(database_sentence(e)) from e
@@ -90,6 +92,30 @@ def _static_digest() -> str:
     return digest.hexdigest()
 
 
+def rights_of_roles() -> dict[str, list[str]]:
+    """What each role may do, as the database has it; nothing before the first migration."""
+    if Group._meta.db_table not in connection.introspection.table_names():
+        return {}
+    rows = Group.objects.order_by("permissions__content_type__app_label", "permissions__codename")
+    rights: dict[str, list[str]] = {}
+    for role, app, name in rows.values_list(
+        "name", "permissions__content_type__app_label", "permissions__codename"
+    ):
+        rights.setdefault(role, []).extend([f"{app}.{name}"] if name else [])
+    return rights
+
+
+def note_rights(before: dict[str, list[str]], *, now: datetime) -> None:
+    """An upgrade may change what a role includes: who may do what has changed then, without anybody's hand."""
+    for role, after in rights_of_roles().items() if before else ():
+        given, taken = set(after) - set(before.get(role, ())), set(before.get(role, ())) - set(after)
+        if given or taken:
+            chain.record(
+                "role.change", actor=None, target=Group.objects.get(name=role), now=now, reason="an upgrade",
+                before={"taken": sorted(taken)}, after={"given": sorted(given)},
+            )  # fmt: skip
+
+
 def make_administrator(*, now: datetime) -> User | None:
     """The first administrator, when there is none. No password until they set one: they sign in by link."""
     if User.objects.filter(is_superuser=True, is_active=True).exists():
@@ -116,7 +142,7 @@ def make_administrator(*, now: datetime) -> User | None:
     return user
 
 
-def make_local_account() -> ProviderAccount | None:
+def make_local_account(*, now: datetime) -> ProviderAccount | None:
     """The account of this computer, made once; None when an administrator has removed or disabled it."""
     local = ProviderAccount.Backend.LOCAL
     account = ProviderAccount.objects.filter(backend=local).first()
@@ -126,23 +152,33 @@ def make_local_account() -> ProviderAccount | None:
             backend=local,
             local_usd_per_hour=_amount(settings.LOCAL_DEFAULT_USD_PER_HOUR),
         )
+        _note_account(account, now=now)
     return account if account and account.enabled else None
 
 
-def make_sandbox_accounts() -> None:
+def _note_account(account: ProviderAccount, *, now: datetime) -> None:
+    after = {"name": account.name, "backend": str(account.backend)}
+    chain.record(
+        "provideraccount.create", actor=None, target=account, after=after, reason="the first start", now=now
+    )
+
+
+def make_sandbox_accounts(*, now: datetime) -> None:
     """An account at each emulator, made once. Their keys open nothing but the emulators."""
     for backend, title in ((Backend.RUNPOD, "RunPod (sandbox)"), (Backend.VAST, "Vast.ai (sandbox)")):
         if not ProviderAccount.objects.filter(backend=backend).exists():
-            ProviderAccount.objects.create(
+            account = ProviderAccount.objects.create(
                 name=title, backend=backend, credentials=sandbox.KEY, company_country="US"
             )
+            _note_account(account, now=now)
 
 
-def make_public_accounts() -> None:
+def make_public_accounts(*, now: datetime) -> None:
     """An account without a key for each provider that has none: what it costs can be seen before one signs up."""
     for backend in (Backend.RUNPOD, Backend.VAST):
         if not ProviderAccount.objects.filter(backend=backend).exists():
             account = ProviderAccount.objects.create(name=f"{backend.label} · public prices", backend=backend)
+            _note_account(account, now=now)
             # Until the first fetch, and for as long as there is no network.
             offers.store_dated_prices(account)
 
