@@ -241,8 +241,8 @@ def hold(subject_id: UUID, usd_per_hour: Decimal, *, kept: Decimal, now: datetim
     """
     price, disk = positive(usd_per_hour, what="A price"), positive(kept, what="A price")
     _locked(subject_id)
-    held = {"usd_per_hour": price, "kept_usd_per_hour": disk, "until": None}
-    held |= {"held_at": utc(now), "released_at": None}
+    prices = {"usd_per_hour": price, "kept_usd_per_hour": disk}
+    held = {**prices, "until": None, "held_at": utc(now), "released_at": None}
     return Reservation.objects.update_or_create(subject_id=subject_id, defaults=held)[0]
 
 
