@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db.models import BigIntegerField, Min, Sum
@@ -50,6 +51,13 @@ class Forecast:
     period_end: datetime
 
 
+class Month(NamedTuple):
+    """`Forecast.expected` of the calendar month, USD, and its end."""
+
+    expected: Decimal
+    period_end: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Runway:
     """How long a prepaid balance lasts at `burn`, USD per hour. `balance` is what is left now, USD.
@@ -62,6 +70,12 @@ class Runway:
     hours: Decimal | None
     at: datetime | None
     stale: bool
+
+
+def month(*, now: datetime) -> Month:
+    """What the calendar month will have cost, everything together. Two queries."""
+    (books,) = books_of([Budget()], now=utc(now))
+    return Month(books.spent + books.held, books.period.end)
 
 
 def of(*, now: datetime, period: str = Budget.Period.MONTH) -> Forecast:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -213,8 +212,8 @@ def hold(subject_id: UUID, usd_per_hour: Decimal, *, kept: Decimal, now: datetim
     """
     price, disk = positive(usd_per_hour, what="A price"), positive(kept, what="A price")
     _locked(subject_id)
-    held: dict[str, Any] = {"usd_per_hour": price, "kept_usd_per_hour": disk, "until": None}
-    held |= {"held_at": utc(now), "released_at": None}
+    prices = {"usd_per_hour": price, "kept_usd_per_hour": disk}
+    held = {**prices, "until": None, "held_at": utc(now), "released_at": None}
     return Reservation.objects.update_or_create(subject_id=subject_id, defaults=held)[0]
 
 

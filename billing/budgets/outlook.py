@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -27,7 +26,7 @@ from billing.totals import NEVER, RATE, Row, Window, constant
 MILLION = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outlook:
     """The figures of the budget that binds first (None without one); amounts USD, `burn` USD per hour."""
 
@@ -40,12 +39,6 @@ class Outlook:
     """Read and written, since the month began."""
     costs: dict[UUID, Decimal]
     """What each scope that was asked for cost since its launch."""
-    sums: _Sums = field(repr=False)
-
-    @property
-    def expected(self) -> Decimal:
-        """What this calendar month comes to if what runs or is reserved runs on. It may take a query."""
-        return self.sums.status(Budget(amount_usd=0)).forecast
 
     @property
     def month(self) -> Decimal:
@@ -74,7 +67,7 @@ def outlook(first: date, *, now: datetime, scopes: Collection[UUID] = ()) -> Out
         sums.take(row)
     return Outlook(
         sums.status(alone) if alone else binding(found, now=now), {day: from_nano(nano) for day, nano in sums.days.items() if nano}, from_nano(sums.burn), now.date(),
-        sums.tokens, {scope: from_nano(nano) for scope, nano in sums.costs.items()}, sums,
+        sums.tokens, {scope: from_nano(nano) for scope, nano in sums.costs.items()},
     )  # fmt: skip
 
 
@@ -127,14 +120,10 @@ class _Sums:
         groups = {spared: Group(burn=self.burns[spared]) for spared in (0, 1)}
         start, end = period.start.date(), period.end.date()
         groups[0].spent[period] = sum(nano for day, nano in self.days.items() if start <= day < end)
-        for key, held in self._reserved:
+        for key, held in reserved((), Q(), {"protected": _protected()}):
             groups[key.protected or 0].held.append(held)
         keyed = [(Key(None, None, None, spared), group) for spared, group in groups.items()]
         return status_of(budget, added(keyed, period, now=self.now), now=self.now)
-
-    @cached_property
-    def _reserved(self) -> list[Any]:
-        return list(reserved((), Q(), {"protected": _protected()}))
 
 
 def _read(first: date, scopes: Collection[UUID]) -> Iterable[_Line]:

@@ -17,12 +17,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import above, breakdown, budgets, reconcile, timeline
+from billing import above, breakdown, budgets, forecast, reconcile, timeline
 from billing.breakdown import Breakdown
 from billing.cost import Cost, Group
 from billing.exports.lines import provider_name
 from billing.models import Reservation, Subject
-from billing.periods import calendar_month, midnight
+from billing.periods import midnight
 from billing.timeline import TOP, Step
 from billing.views.asked import RANGES, Asked, link, read
 from billing.views.figures import outlook_figures
@@ -67,9 +67,8 @@ def _figures(*, now: datetime) -> dict[str, Any]:
     found = budgets.outlook(first, now=now)
     return {
         **outlook_figures(found),
-        "forecast": found.expected,
+        "forecast": forecast.month(now=now),
         "month_start": midnight(first),
-        "month_end": calendar_month(now).end,
         "runways": above.runways(now=now),
         "unexplained": reconcile.unexplained(now),
     }

@@ -7,7 +7,8 @@ look, meter, and once a day balances, fetch and match; what is a gap then is exp
 closed when it is over. All over HTTP. Before reconciliation our total never lies below the emulators' bill, but for what
 nothing told us (`EXCEPTIONS`); after it, it equals that bill to the cent.
 
-It fills a SQLite file in a temporary folder and prints the times of each task and the memory.
+It fills a SQLite file in a temporary folder and prints the times of each task and the memory. With BENCH_FOLDER it
+stays in that folder, is put down every ten days, and the same command goes on from there (`year_state.py`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import sys
 import tempfile
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.bench import year_state
 
 if TYPE_CHECKING:
     from deployments.models import Instance, ProviderAccount
@@ -35,6 +39,7 @@ DAYS = int(os.environ.get("BENCH_DAYS", "365"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "4"))
 RUNPOD = int(os.environ.get("BENCH_RUNPOD", "3"))
 SEED = int(os.environ.get("BENCH_SEED", "1"))
+FOLDER = os.environ.get("BENCH_FOLDER", "")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 CENT = Decimal("0.01")
@@ -69,9 +74,14 @@ class Year:
     took: Counter[str] = field(default_factory=Counter)
     did: Counter[str] = field(default_factory=Counter)
     machines: list[Machine] = field(default_factory=list)
-    traffic: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    traffic: Counter[str] = field(default_factory=Counter)
     unseen: set[str] = field(default_factory=set)
     """The providers whose list fails in this round."""
+    day: int = 0
+    """The days that are over."""
+    down_until: datetime = START
+    spent: tuple[float, float] = (0.0, 0.0)
+    """Seconds, by the clock and of a processor, before it was taken up again."""
 
     def __post_init__(self) -> None:
         from tests.emulators.common import Clock, NoEngines
@@ -298,27 +308,30 @@ class Year:
     # -- the year ------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        step = DAY / self.rounds
-        at, down_until = START, START
-        for day in range(self.days):
-            for n in range(self.rounds):
-                at = START + day * DAY + (n + 1) * step - MINUTE * 20
-                if at < down_until:
-                    continue
-                self.held.hold(max(at, self.now()))
-                self.end_those_due()
-                self.fate()
-                self.observe()
-                self.meter()
-                if self.random.random() < 0.01:
-                    down_until = at + HOUR * self.random.uniform(12, 60)
-                    self.did["panel down"] += 1
-            self.check_not_below()
-            if at >= down_until:
-                self.books()
-                self.close()
-            self.tell(day + 1)
+        while self.day < self.days:
+            self.live_a_day()
+            self.day += 1
+            self.tell(self.day)
         self.settle()
+
+    def live_a_day(self) -> None:
+        step = DAY / self.rounds
+        for n in range(self.rounds):
+            at = START + self.day * DAY + (n + 1) * step - MINUTE * 20
+            if at < self.down_until:
+                continue
+            self.held.hold(max(at, self.now()))
+            self.end_those_due()
+            self.fate()
+            self.observe()
+            self.meter()
+            if self.random.random() < 0.01:
+                self.down_until = at + HOUR * self.random.uniform(12, 60)
+                self.did["panel down"] += 1
+        self.check_not_below()
+        if at >= self.down_until:
+            self.books()
+            self.close()
 
     def settle(self) -> None:
         """Four quiet days, so that all of the year is billed."""
@@ -433,44 +446,40 @@ def _on_the_clock(build: Callable[[Any], Any], year: Year) -> Callable[[Any], An
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="regia-bench-") as folder:
+    with ExitStack() as stack:
+        folder = Path(FOLDER or stack.enter_context(tempfile.TemporaryDirectory(prefix="regia-bench-")))
+        folder.mkdir(parents=True, exist_ok=True)
         os.environ.update(
-            REGIA_DATA_DIR=folder, DJANGO_SETTINGS_MODULE="panel.settings", REGIA_LOG_LEVEL="ERROR"
+            REGIA_DATA_DIR=str(folder), DJANGO_SETTINGS_MODULE="panel.settings", REGIA_LOG_LEVEL="ERROR"
         )
-        import logging
-
-        import django
-
-        django.setup()
-        logging.disable(logging.CRITICAL)
-        from django.db import connection
-
-        from tests.bench.bench_ledger import use_a_file
-
-        connection.creation.create_test_db(verbosity=0, autoclobber=True)
-        use_a_file(folder)
-        began, cpu = time.perf_counter(), time.process_time()
+        began = time.perf_counter(), time.process_time()
+        found = year_state.begin(folder)
 
         def tell(day: int) -> None:
             if day % 10 == 0:
-                print(
-                    f"day {day}: {time.perf_counter() - began:,.0f} s, {time.process_time() - cpu:,.0f} s of a processor",
-                    flush=True,
-                )
+                seconds, cpu = spent()
+                print(f"day {day}: {seconds:,.0f} s, {cpu:,.0f} s of a processor", flush=True)
+                if FOLDER:
+                    was, year.spent = year.spent, (seconds, cpu)
+                    year_state.save(year, folder)
+                    year.spent = was
 
-        year = Year(DEPLOYMENTS, DAYS, tell=tell)
+        def spent() -> tuple[float, float]:
+            clocks = time.perf_counter() - began[0], time.process_time() - began[1]
+            return clocks[0] + year.spent[0], clocks[1] + year.spent[1]
+
+        year = Year(DEPLOYMENTS, DAYS, seed=SEED, tell=tell)
         with playing(year, setattr):
-            year.begin()
+            year_state.load(year, found) if found else year.begin()
             try:
                 year.run()
                 for backend, (charged, counted) in year.check_equal().items():
                     print(f"{backend}: charged ${charged:.6f}, counted ${counted:.6f}")
             finally:
-                report(year, folder, time.perf_counter() - began, time.process_time() - cpu)
-        connection.close()
+                report(year, folder, *spent())
 
 
-def report(year: Year, folder: str, seconds: float, cpu: float) -> None:
+def report(year: Year, folder: Path, seconds: float, cpu: float) -> None:
     from billing.models import Adjustment, LedgerEntry, ProviderStatement
 
     size = sum(f.stat().st_size for f in os.scandir(folder) if f.is_file()) / 1e6

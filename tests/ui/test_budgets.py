@@ -114,7 +114,8 @@ def test_spend_foresees_the_month_with_a_budget_and_without(client, made):
         if budget == "none":
             Budget.objects.all().delete()
         page = client.get("/spend/").content.decode()
-        foreseen = forecast.of(now=timezone.now()).expected
+        now = timezone.now()
+        assert forecast.month(now=now).expected == (foreseen := forecast.of(now=now).expected)
         shown = re.search(r"<dt>Forecast</dt><dd>\$([\d.,]+)</dd>", page)[1].replace(",", "")
         assert abs(Decimal(shown) - foreseen) < 1
 
