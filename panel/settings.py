@@ -89,7 +89,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
-    "django.contrib.staticfiles",
+    "panel.ui.apps.StaticConfig",
     "django.contrib.humanize",
     "django.forms",
     "django_htmx",
@@ -323,6 +323,8 @@ STORAGES = {
     },
 }
 WHITENOISE_MAX_AGE = 3600
+# Pages name files by their hash alone.
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 # Without a backend of its own nothing is mailed, and what needs mail (a password reset) is not offered.
 MAIL_CONFIGURED = bool(env("REGIA_EMAIL_BACKEND"))

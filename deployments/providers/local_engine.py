@@ -43,6 +43,7 @@ class EngineLog:
         self._file: IO[bytes] = open(path, "ab", buffering=0)  # noqa: SIM115
         self._lock = threading.Lock()
         self.last = ""
+        """What says best why it ended: that its model could not be loaded, else the last line."""
 
     def write(self, text: str) -> None:
         for secret in self._secrets:
@@ -50,7 +51,9 @@ class EngineLog:
         text = text.rstrip()
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self._lock:
-            self.last = text or self.last
+            # llama.cpp's own thread may write on after that was told.
+            if text and not self.last.startswith(local_commands.NOT_LOADED):
+                self.last = text
             self._file.write(f"{stamp} {text}\n".encode(errors="replace"))
             if self._file.tell() > LOG_BYTES:
                 self._file.close()

@@ -36,7 +36,7 @@ def _serve(order: dict[str, Any], api_key: str, port_pipe: int) -> None:
     try:
         server = start_server(order, api_key)
     except Exception as e:
-        sys.stdout.write(f"\nThe model could not be loaded: {e}\n")
+        sys.stdout.write(f"\n{local_commands.NOT_LOADED}: {e}\n")
         sys.stdout.flush()
         os._exit(1)
     os.write(port_pipe, server.listening_address.rpartition(":")[2].encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
@@ -10,9 +11,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import OperationalError
+from django.template import Context, Template
 from django.utils import timezone
 
 from billing.models import Budget
@@ -28,6 +34,7 @@ from panel.accounts.roles import ADMINISTRATOR
 from panel.audit.models import AuditEvent
 from panel.failures import database_sentence
 from tests import factories
+from tests.command.running import ROOT
 from tests.providers.fakecloud import FakeCloud
 
 
@@ -123,6 +130,19 @@ def test_static_files_are_collected_only_when_they_have_changed(settings, tmp_pa
     (source / "a.css").write_text("a{color:red}")
     assert collect_static()
     assert (tmp_path / "static" / "a.css").read_text() == "a{color:red}"
+
+
+def test_whatever_a_page_names_is_collected() -> None:
+    left_out = apps.get_app_config("staticfiles").ignore_patterns
+    collected = {path for finder in get_finders() for path, _ in finder.list(left_out)}
+    templates = [path.read_text() for path in (ROOT / "templates").rglob("*.html")]
+    named = {name for text in templates for name in re.findall(r"""{% static ['"]([^'"]+)""", text)}
+    rendered = [Template("{% load django_htmx %}{% htmx_script %}").render(Context())]
+    rendered += [str(kept.media) for kept in admin.site._registry.values()]
+    rendered.append(str(AutocompleteSelect(None, admin.site, choices=()).media))
+    named |= {name for text in rendered for name in re.findall(r'(?:src|href)="/static/([^"]+)"', text)}
+    assert "admin/js/vendor/select2/select2.full.min.js" in named
+    assert named - collected == set()
 
 
 # -- signinlink, machines ------------------------------------------------------------------------------

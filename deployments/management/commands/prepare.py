@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import django
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.contrib.staticfiles.finders import get_finders
@@ -84,9 +85,11 @@ def collect_static() -> bool:
 
 
 def _static_digest() -> str:
-    digest = hashlib.sha256(f"{django.get_version()} {settings.STORAGES['staticfiles']}".encode())
+    left_out = apps.get_app_config("staticfiles").ignore_patterns  # type: ignore[attr-defined]
+    how = (django.get_version(), settings.STORAGES["staticfiles"], left_out)
+    digest = hashlib.sha256(repr(how).encode())
     for finder in get_finders():
-        for path, storage in finder.list([]):
+        for path, storage in finder.list(left_out):
             facts = os.stat(storage.path(path))
             digest.update(f"{path} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
