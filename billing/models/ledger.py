@@ -47,7 +47,10 @@ class PriceSegment(models.Model):
             ),
             models.CheckConstraint(condition=Q(usd_per_unit_hour__gte=0), name="billing_price_not_negative"),
         ]
-        indexes = [models.Index(fields=["subject", "component", "started_at"], name="billing_segment_time")]
+        indexes = [
+            models.Index(fields=["subject", "component", "started_at"], name="billing_segment_time"),
+            models.Index(fields=["subject", "ended_at"], name="billing_segment_end"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.subject_id} {self.component} {self.usd_per_unit_hour} $/h"

@@ -6,6 +6,8 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from billing import ledger
 from billing.metering import HOURS
@@ -383,3 +385,18 @@ def test_metering_takes_as_many_queries_for_a_hundred_machines_as_for_one(django
         factories.metered_machine("1", since=NOW + n * timedelta(seconds=1))
     with django_assert_max_num_queries(16):
         assert ledger.meter(NOW + H) == 100
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL plans by what it counted")
+def test_a_minute_of_metering_reads_its_day_and_not_all_that_was_before():
+    factories.metered_machine("1", since=NOW)
+    ledger.meter(NOW + timedelta(hours=1))
+    with CaptureQueriesContext(connection) as queries:
+        ledger.meter(NOW + timedelta(hours=1, minutes=1))
+    read = [q["sql"] for q in queries if q["sql"].startswith("SELECT") and '."hour"' in q["sql"]]
+    assert any("billing_ledgerentry" in sql for sql in read)
+    with connection.cursor() as cursor:
+        for sql in (sql for sql in read if "billing_ledgerentry" in sql):
+            cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+            plan = " ".join(str(row) for row in cursor.fetchall())
+            assert "hour>? AND hour<?" in plan, plan
