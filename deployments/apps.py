@@ -8,12 +8,14 @@ class DeploymentsConfig(AppConfig):
     def ready(self) -> None:
         from billing import above
         from deployments import runway
-        from deployments.monitoring import rounds, telling, watch
+        from deployments.monitoring import rounds, samples, telling, watch
         from deployments.views import costs
         from panel import health
         from panel.notices import notify
+        from panel.privacy import purging
 
         rounds.watch()
         health.add_source(watch.problems)
+        purging.register("samples", purging.Hand(count=samples.old, purge=samples.purge))
         notify.acknowledged.connect(telling.on_acknowledged, dispatch_uid="incidents")
         above.tell(targets=runway.targets, runways=runway.runways, machine_url=costs.machine_url)

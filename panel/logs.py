@@ -20,6 +20,8 @@ from typing import Any
 from panel.context import request_context
 
 _SECRET_PATH = re.compile(r"(/sign-in/|/password/reset/key/)[^\s/?\"']+")
+_ADDRESS = re.compile(r"[\w.+%'-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}\b")
+"""Nobody's address stands in a log, which no erasure reaches."""
 REQUEST_HEADER = "regia_request"
 """Carries the id of the request that rang a bell to the worker."""
 
@@ -27,12 +29,13 @@ _about: ContextVar[dict[str, str] | None] = ContextVar("log_about", default=None
 
 
 def redact(text: str) -> str:
-    """The text with the tokens of sign-in and password-reset links taken out."""
-    return _SECRET_PATH.sub(r"\1[redacted]", text)
+    """The text with the tokens of sign-in and password-reset links, and everybody's e-mail addresses, taken out."""
+    text = _SECRET_PATH.sub(r"\1[redacted]", text)
+    return _ADDRESS.sub("[address]", text) if "@" in text else text
 
 
 class RedactLinks(logging.Filter):
-    """Takes the tokens out of every line, whoever writes it: Django and the server log addresses."""
+    """Takes tokens and addresses of people out of every line, whoever writes it: Django and axes log what was asked."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()

@@ -215,7 +215,8 @@ CELERY_BEAT_SCHEDULE = {
     "budgets": {"task": "billing.tasks.watch_budgets", "schedule": 10.0, "options": {"expires": 30}},
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
-    "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
+    # It purges once a day; it is asked often, so that a panel that was off at night does it in the morning.
+    "privacy": {"task": "panel.privacy.tasks.daily", "schedule": 600.0, "options": {"expires": 600}},
 }
 CELERY_TIMEZONE = "UTC"
 
@@ -355,6 +356,9 @@ ALLOW_INSECURE_ENDPOINTS = env_bool("ALLOW_INSECURE_ENDPOINTS")
 PUBLIC_URL = env("REGIA_PUBLIC_URL").rstrip("/")
 # Alerts may go to receivers in private networks and on this computer, also by plain HTTP.
 ALERTS_ALLOW_PRIVATE = env_bool("REGIA_ALERTS_ALLOW_PRIVATE")
+# Who answers for the personal data here (the controller, Art. 4(7) GDPR), for the published privacy page.
+CONTROLLER_NAME = env("REGIA_CONTROLLER_NAME")
+CONTROLLER_CONTACT = env("REGIA_CONTROLLER_CONTACT")
 # The sandbox: emulators stand for the providers, and every page says so.
 SANDBOX = env_bool("REGIA_SANDBOX")
 # What pods and instances run; without it nothing can be rented there. Whether its door speaks TLS itself.
