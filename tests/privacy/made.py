@@ -47,7 +47,12 @@ def row(model: type[Model], term: Term, moment: datetime) -> Model:
 def plain(model: type[Model], **values: Any) -> Model:
     """A row with something in every field that needs it."""
     for field in model._meta.concrete_fields:
-        if field.name not in values and not field.has_default() and not field.null and not _fills_itself(field):
+        if (
+            field.name not in values
+            and not field.has_default()
+            and not field.null
+            and not _fills_itself(field)
+        ):
             values[field.name] = _something(field)
     return model._base_manager.create(**values)
 

@@ -36,7 +36,9 @@ def windows(count: int) -> None:
         made.plain(Window, starts_at=NOW - timedelta(days=400), ends_at=NOW - timedelta(days=399))
 
 
-@pytest.mark.parametrize(("model", "term"), purging.duties(), ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("model", "term"), purging.duties(), ids=lambda value: getattr(value, "__name__", "")
+)
 def test_rows_older_than_the_policy_says_go_and_younger_ones_stay(model, term):
     edge = NOW if term.until else NOW - term.period
     old, young = made.row(model, term, edge - SECOND), made.row(model, term, edge + SECOND)
@@ -59,7 +61,7 @@ def test_every_retention_with_a_period_is_acted_on_by_the_purge_or_by_a_hand_tha
 
 def test_the_settings_that_end_a_session_and_a_lockout_are_the_policys():
     assert timedelta(seconds=settings.SESSION_COOKIE_AGE) == policy.kept_for("session")
-    assert settings.AXES_COOLOFF_TIME == policy.kept_for("attempts")
+    assert policy.kept_for("attempts") == settings.AXES_COOLOFF_TIME
 
 
 def test_a_dry_run_counts_what_would_go_and_changes_nothing():
