@@ -20,8 +20,6 @@ from typing import Any
 from panel.context import request_context
 
 _SECRET_PATH = re.compile(r"(/sign-in/|/password/reset/key/)[^\s/?\"']+")
-_ADDRESS = re.compile(r"[\w.+%'-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}\b")
-"""Nobody's address stands in a log, which no erasure reaches."""
 REQUEST_HEADER = "regia_request"
 """Carries the id of the request that rang a bell to the worker."""
 
@@ -29,9 +27,8 @@ _about: ContextVar[dict[str, str] | None] = ContextVar("log_about", default=None
 
 
 def redact(text: str) -> str:
-    """The text with the tokens of sign-in and password-reset links, and everybody's e-mail addresses, taken out."""
-    text = _SECRET_PATH.sub(r"\1[redacted]", text)
-    return _ADDRESS.sub("[address]", text) if "@" in text else text
+    """The text with the tokens of sign-in and password-reset links taken out."""
+    return _SECRET_PATH.sub(r"\1[redacted]", text)
 
 
 class RedactLinks(logging.Filter):
@@ -39,9 +36,19 @@ class RedactLinks(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        if (clean := redact(text)) != text:
-            record.msg, record.args = clean, None
+        if (said := clean(text)) != text:
+            record.msg, record.args = said, None
         return True
+
+
+_ADDRESS = re.compile(r"[\w.+%'-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}\b")
+"""Nobody's address stands in a log, which no erasure reaches."""
+
+
+def clean(text: str) -> str:
+    """As it may be logged: redacted, and without anybody's e-mail address."""
+    text = redact(text)
+    return _ADDRESS.sub("[address]", text) if "@" in text else text
 
 
 # -- what a line is about -----------------------------------------------------------------------------
@@ -89,7 +96,7 @@ class Line(logging.Formatter):
         return super().format(record)
 
     def formatException(self, ei: Any) -> str:
-        return redact(super().formatException(ei))
+        return clean(super().formatException(ei))
 
 
 class Json(logging.Formatter):
@@ -105,9 +112,9 @@ class Json(logging.Formatter):
             **getattr(record, "ids", {}),
         }
         if record.exc_info:
-            told["exception"] = redact(self.formatException(record.exc_info))
+            told["exception"] = clean(self.formatException(record.exc_info))
         if record.stack_info:
-            told["stack"] = redact(record.stack_info)
+            told["stack"] = clean(record.stack_info)
         return json.dumps(told, ensure_ascii=False, default=str)
 
 

@@ -21,7 +21,6 @@ _SECRET_WORDS = frozenset(
      "authorization", "cookie", "apikey"}
 )  # fmt: skip
 _SECRET_KEYS = frozenset({"api", "private", "secret", "access", "encryption", "field", "signing"})
-_ADDRESS = re.compile(r"[^\s@<>()\[\]\"',;:]{1,64}@[^\s@<>()\[\]\"',;:]{1,253}\.[A-Za-z]{2,24}\b")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
@@ -60,6 +59,9 @@ def payload_of(values: dict[str, Any] | None) -> dict[str, Any] | None:
     plain = json.loads(json.dumps(values, cls=DjangoJSONEncoder), parse_float=str, parse_constant=str)
     cleaned: dict[str, Any] = _clean(plain)
     return cleaned
+
+
+_ADDRESS = re.compile(r"[^\s@<>()\[\]\"',;:]{1,64}@[^\s@<>()\[\]\"',;:]{1,253}\.[A-Za-z]{2,24}\b")
 
 
 def text_of(text: str) -> str:

@@ -214,11 +214,17 @@ def _word_steps(words: Sequence[str], person: Person) -> Iterator[Step]:
         rows = len(found.keys) - (mine.count() if going else 0)
         if rows:
             yield Step(found.model, "words", rows, _WORDS)
-    if count := mentions.in_audit(words):
-        yield Step(AuditEvent, str(Erase.KEEP), count, _IN_AUDIT)
+    yield from _kept_words(words)
+
+
+def _kept_words(words: Sequence[str]) -> Iterator[Step]:
+    for found in mentions.kept(words):
+        why = _IN_AUDIT if found.model is AuditEvent else _AS_PROOF
+        yield Step(found.model, str(Erase.KEEP), len(found.keys), why)
 
 
 _WORDS = "Text that names them says [erased] instead."
+_AS_PROOF = "Text that names them stays as proof that the law was kept (Arts. 5(2) and 17(3) GDPR)."
 _IN_AUDIT = "Somebody wrote the name into a reason. The audit is a chain: to change one event would break it."
 
 
@@ -263,9 +269,7 @@ def _personal(model: type[Model]) -> list[Any]:
 def _replace(found: Sequence[mentions.Mention], words: Sequence[str]) -> list[Step]:
     changed = ((mention.model, mentions.take_out(mention, words)) for mention in found)
     steps = [Step(model, "words", rows, _WORDS) for model, rows in changed if rows]
-    if count := mentions.in_audit(words):
-        steps.append(Step(AuditEvent, str(Erase.KEEP), count, _IN_AUDIT))
-    return steps
+    return [*steps, *_kept_words(words)]
 
 
 def _delete(user: User) -> None:

@@ -40,15 +40,17 @@ class Mention:
 
 
 def find(names: Sequence[str]) -> list[Mention]:
-    """Every row that names them, but for the audit's, which nobody can change."""
+    """Every row that names them and does not have to stay as it is (`kept`)."""
     models = filter(_may_change, apps.get_models(include_auto_created=True))
     found = (Mention(model, [row.pk for row in _rows(model, names)]) for model in models)
     return sorted((mention for mention in found if mention.keys), key=lambda mention: mention.label)
 
 
-def in_audit(names: Sequence[str]) -> int:
-    """Events of the audit whose text names them."""
-    return sum(1 for _ in _rows(AuditEvent, names))
+def kept(names: Sequence[str]) -> list[Mention]:
+    """Rows that name them and stay as they are: the audit's, and those whose words the policy keeps as proof."""
+    models = (m for m in apps.get_models() if m is AuditEvent or entry_of(m).get("words") == "keep")
+    found = (Mention(model, [row.pk for row in _rows(model, names)]) for model in models)
+    return [mention for mention in found if mention.keys]
 
 
 def take_out(mention: Mention, names: Sequence[str]) -> int:
@@ -76,7 +78,8 @@ def without(value: Any, names: Sequence[str], instead: str = ERASED) -> Any:
 
 
 def _may_change(model: type[Model]) -> bool:
-    return model is not AuditEvent and model._meta.label not in _LEFT and model._meta.managed
+    stays = model is AuditEvent or model._meta.label in _LEFT or entry_of(model).get("words") == "keep"
+    return not stays and model._meta.managed
 
 
 def _texts(model: type[Model]) -> list[Field[Any, Any]]:

@@ -50,7 +50,7 @@ class Erase(StrEnum):
 PERSONAL = {Category.IDENTITY, Category.CONTACT, Category.TECHNICAL, Category.BEHAVIOUR}
 MATCHES = {"key", "email", "pseudonym", "session", "target", "attempt"}
 _SETTINGS = {
-    "subject", "matches", "retention", "erase", "also", "shared", "purpose", "anchor", "until", "purged_by",
+    "subject", "matches", "retention", "erase", "also", "shared", "purpose", "anchor", "until", "purged_by", "words",
 }  # fmt: skip
 _UNITS = ("days", "hours", "minutes")
 TABLES = ("retention", "purpose")
@@ -259,6 +259,8 @@ def _of_entry(model: type[Model], entry: Mapping[str, Any], policy: Mapping[str,
         yield Problem("wrong", label, f"the subject's path {subject!r} leads nowhere.")
     if entry.get("purpose", "") not in {"", *policy.get("purpose", {})}:
         yield Problem("wrong", label, f"purpose {entry['purpose']!r} is not in the table of purposes.")
+    if entry.get("words", "keep") != "keep":
+        yield Problem("wrong", label, f"words {entry['words']!r} is not 'keep'.")
     yield from _of_others(model, entry)
     if entry.get("retention") in policy["retention"]:
         yield from _of_term(model, entry, policy)

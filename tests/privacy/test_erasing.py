@@ -210,7 +210,7 @@ def test_no_address_stands_in_a_log():
     )
     logs.RedactLinks().filter(record)
     assert record.getMessage() == "failure by {username: '[address]'}"
-    assert logs.redact("redis://user@host:6379/0 stays") == "redis://user@host:6379/0 stays"
+    assert logs.clean("redis://user@host:6379/0 stays") == "redis://user@host:6379/0 stays"
 
 
 # -- after a restore ----------------------------------------------------------------------------------
