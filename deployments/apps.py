@@ -9,14 +9,16 @@ class DeploymentsConfig(AppConfig):
         from billing import above
         from deployments import evidence, runway
         from deployments.models import Installation
-        from deployments.monitoring import rounds, telling, watch
+        from deployments.monitoring import rounds, samples, telling, watch
         from deployments.views import costs
         from panel import health
         from panel.audit import anchors
         from panel.notices import notify
+        from panel.privacy import purging
 
         rounds.watch()
         health.add_source(watch.problems)
+        purging.register("samples", purging.Hand(count=samples.old, purge=samples.purge))
         notify.acknowledged.connect(telling.on_acknowledged, dispatch_uid="incidents")
         evidence.contribute()
         anchors.name_installation(Installation.own_key)

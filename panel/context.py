@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -25,6 +27,20 @@ class RequestContext:
 
 request_context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 """Set by RequestIdMiddleware for the time of a request; None in workers and commands."""
+
+
+@contextmanager
+def unaddressed(*, when: bool = True) -> Iterator[None]:
+    """What is audited in here leaves no address behind: whoever erases themselves leaves none."""
+    here = request_context.get()
+    if not when or here is None:
+        yield
+        return
+    token = request_context.set(replace(here, address="", user_agent=""))
+    try:
+        yield
+    finally:
+        request_context.reset(token)
 
 
 def context_of(request: HttpRequest) -> RequestContext:

@@ -217,7 +217,8 @@ CELERY_BEAT_SCHEDULE = {
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "evidence": {"task": "panel.evidence.tasks.tick", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
-    "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
+    # It purges once a day; it is asked often, so that a panel that was off at night does it in the morning.
+    "privacy": {"task": "panel.privacy.tasks.daily", "schedule": 600.0, "options": {"expires": 600}},
 }
 CELERY_TIMEZONE = "UTC"
 
@@ -368,6 +369,9 @@ AUDIT_ANCHOR_KEY = env("REGIA_AUDIT_ANCHOR_KEY") or (
 )
 # Evidence packs lie here until they are fetched; with several hosts, a folder that all of them share.
 EVIDENCE_DIR = env("REGIA_EVIDENCE_DIR")
+# Who answers for the personal data here (the controller, Art. 4(7) GDPR), for the published privacy page.
+CONTROLLER_NAME = env("REGIA_CONTROLLER_NAME")
+CONTROLLER_CONTACT = env("REGIA_CONTROLLER_CONTACT")
 # The sandbox: emulators stand for the providers, and every page says so.
 SANDBOX = env_bool("REGIA_SANDBOX")
 # What pods and instances run; without it nothing can be rented there. Whether its door speaks TLS itself.

@@ -14,6 +14,7 @@ urlpatterns = [
     path("", include("panel.accounts.urls")),
     path("", include("deployments.urls")),
     path("", include("billing.urls")),
+    path("", include("panel.privacy.urls")),
     path("alerts/", include("panel.alerts.urls")),
     path("evidence/", include("panel.evidence.urls")),
     path("playground/", include("deployments.playground.urls")),

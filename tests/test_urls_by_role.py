@@ -18,6 +18,7 @@ from django.utils import timezone
 from panel.accounts.models import SignInLink
 from panel.accounts.roles import ADMINISTRATOR, OPERATOR, VIEWER
 from panel.audit import chain
+from panel.privacy.models import ErasureReceipt
 from tests import factories, urls
 from tests.browser import scene
 
@@ -46,6 +47,7 @@ def table(made: scene.Scene) -> dict[str, Row]:
     ready = made.ready.pk
     budget = made.budget.pk
     link = SignInLink.issue(factories.operator(), now=timezone.now())
+    person, erased = made.administrator.pk, ErasureReceipt.objects.create(at=timezone.now(), document="{}").pk
     return {
         "healthz": Row(OPEN, NO_SUCH_METHOD),
         "readyz": Row("503 503 503 503", NO_SUCH_METHOD),
@@ -134,6 +136,14 @@ def table(made: scene.Scene) -> dict[str, Row]:
         # -- evidence -------------------------------------------------------------------------------
         "evidence": Row("302 403 403 200", "302 403 403 422"),
         "evidence_download": Row("302 403 403 404", "302 403 403 405", [uuid.UUID(int=1)]),
+        # -- privacy --------------------------------------------------------------------------------
+        "privacy": Row(OPEN, NO_SUCH_METHOD),
+        "privacy_receipt": Row(OPEN, NO_SUCH_METHOD, [erased]),
+        "privacy_receipt_file": Row(OPEN, NO_SUCH_METHOD, [erased, "json"]),
+        "privacy_mine": Row("302 200 200 200", "302 405 405 405"),
+        "privacy_retention": Row("302 403 403 200", "302 403 403 302"),
+        "privacy_person_export": Row("302 403 403 200", "302 403 403 200", [person]),
+        "privacy_person_erase": Row("302 403 403 200", "302 403 403 422", [person]),
         # -- chat -----------------------------------------------------------------------------------
         "playground": Row("302 403 200 200", "302 403 200 200"),
         "playground_for": Row("302 403 200 200", "302 403 200 200", [ready]),
@@ -194,6 +204,9 @@ ADMIN_MODELS = {
     "deployments_event": READ,
     "deployments_residencyevidence": READ,
     "deployments_provideraccount": CHANGE,
+    "privacy_purgerun": READ,
+    "privacy_erasurereceipt": READ,
+    "privacy_legalhold": PEOPLE,
     "accounts_user": PEOPLE,
 }
 

@@ -25,11 +25,12 @@ from django.db.models import OuterRef, QuerySet, Subquery
 from django.utils import timezone
 
 from deployments.models import Heartbeat, Instance, Monitor, Sample
+from panel.privacy.policy import kept_for
 
 RAW, MINUTE, HOUR, QUARTER = 15, 60, 3600, 21_600
 """Seconds in a bucket. A quarter of a day is the longest whose seconds the column holds."""
 RESOLUTIONS = (RAW, MINUTE, HOUR, QUARTER)
-KEPT = {RAW: timedelta(hours=48), MINUTE: timedelta(days=30)}
+KEPT = {RAW: kept_for("sample_values"), MINUTE: kept_for("sample_minutes")}
 """How long each resolution is kept; those that are not here are kept for ever."""
 
 
@@ -402,6 +403,17 @@ def purge(now: datetime) -> int:
                 first = min(old[number] for number in some)
                 gone += _delete(some, resolution, first, min(before, first + _PURGED_BUCKETS * resolution))
     return gone
+
+
+def old(now: datetime) -> int:
+    """How many rows a purge would delete now."""
+    total = 0
+    for resolution, kept in KEPT.items():
+        before = _bucket(now - kept, resolution)
+        for some in batched(sorted(_oldest(resolution, before)), _PURGED_MONITORS):
+            rows = Sample.objects.filter(monitor__in=some, resolution=resolution, bucket__lt=before)
+            total += rows.count()
+    return total
 
 
 def _oldest(resolution: int, before: int) -> dict[int, int]:

@@ -57,6 +57,13 @@ _ADMINISTER = [
     "alerts.view_delivery",
     "alerts.view_rule",
     "alerts.view_window",
+    "privacy.run_purge",
+    "privacy.manage_person",
+    "privacy.view_purgerun",
+    "privacy.view_erasurereceipt",
+    "privacy.view_legalhold",
+    "privacy.add_legalhold",
+    "privacy.change_legalhold",
 ]
 ROLES: dict[str, list[str]] = {VIEWER: _VIEW, OPERATOR: _OPERATE, ADMINISTRATOR: _ADMINISTER}
 

@@ -18,10 +18,9 @@ from django.utils import timezone
 
 from panel.alerts import chat, mail, webhook
 from panel.alerts.failure import Undelivered
-from panel.alerts.models import Channel, Delivery, Window
+from panel.alerts.models import Channel, Delivery
 from panel.alerts.routing import route
 from panel.celery import app
-from panel.notices import notify
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ HOLD = timedelta(minutes=5)
 BATCH_SECONDS = 45.0
 LEASE = timedelta(seconds=120)
 """Longer than a batch and the longest single try after it."""
-KEPT = timedelta(days=90)
 SLICE = 500
 SENDERS = {Channel.Kind.MAIL: mail.send, Channel.Kind.WEBHOOK: webhook.send, Channel.Kind.CHAT: chat.send}
 
@@ -141,21 +139,6 @@ def _failed(channel: Channel, delivery: Delivery, error: Undelivered, *, now: da
 def _backoff(tries: int) -> timedelta:
     """After so many tries; never all at the same moment."""
     return BACKOFF[min(tries, len(BACKOFF)) - 1] * random.uniform(1, 1.2)  # noqa: S311
-
-
-def purge(*, now: datetime) -> int:
-    """Delete messages and windows of 90 days ago and notices that were cleared a year ago; how many rows."""
-    messages = _slices(Delivery.objects.filter(created_at__lt=now - KEPT))
-    windows = _slices(Window.objects.filter(ends_at__lt=now - KEPT))
-    return messages + windows + notify.purge(now=now)
-
-
-def _slices(old: QuerySet[Delivery] | QuerySet[Window]) -> int:
-    total = 0
-    while keys := list(old.order_by("pk").values_list("pk", flat=True)[:SLICE]):
-        old.model._default_manager.filter(pk__in=keys).delete()
-        total += len(keys)
-    return total
 
 
 def undelivered() -> QuerySet[Delivery]:

@@ -16,8 +16,3 @@ def tick() -> None:
 @shared_task(name="panel.alerts.tasks.send")
 def send(channel: int) -> None:
     delivering.send(channel, clock=timezone.now)
-
-
-@shared_task(name="panel.alerts.tasks.purge")
-def purge() -> None:
-    delivering.purge(now=timezone.now())

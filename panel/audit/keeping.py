@@ -1,4 +1,4 @@
-"""The audit's housekeeping, once a minute: append the spool, anchor the head, verify, purge old addresses.
+"""The audit's housekeeping, once a minute: append the spool, anchor the head, verify.
 
 Verified is what is new every hour, and the whole chain every night at two (UTC).
 """
@@ -7,20 +7,15 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from django.db import transaction
-
 from panel.audit import chain, receiver
 from panel.audit.anchors import anchor_head, last_anchor
-from panel.audit.models import Head, Origin
+from panel.audit.models import Head
 from panel.audit.verification import Verification, last_verified, only_one, verify_and_keep
 from panel.notices.models import Notice
 from panel.notices.notify import clear_notice, raise_notice
 
 VERIFY_EVERY = timedelta(hours=1)
 NIGHT_HOUR = 2
-ORIGINS_KEPT = timedelta(days=90)
-"""As panel/privacy/policy.toml says."""
-SLICE = 500
 
 _KEY = "audit:chain"
 _FILE = "audit:anchor-file"
@@ -32,7 +27,6 @@ def keep(*, now: datetime) -> None:
     chain.drain_spool()
     _anchor(now=now)
     _tell_receiver(now=now)
-    purge_origins(now=now)
     with only_one() as ours:
         if ours and (whole := verification_due(now=now)) is not None:
             tell(verify_and_keep(now=now, whole=whole), now=now)
@@ -88,19 +82,3 @@ def _tell_receiver(*, now: datetime) -> None:
         _RECEIVER, Notice.Severity.WARNING, "The audit's anchors do not arrive", now=now,
         detail=f"The receiver of REGIA_AUDIT_ANCHOR_URL has not taken the last one. {error} It is tried again.",
     )  # fmt: skip
-
-
-def purge_origins(*, now: datetime) -> int:
-    """Delete where acts came from after 90 days, in slices; how many. The chain does not hold them."""
-    old, total = now - ORIGINS_KEPT, 0
-    while True:
-        # The oldest first, so that a round with nothing to do reads one slice at most.
-        slice_ = list(Origin.objects.order_by("pk").values_list("pk", "event__at")[:SLICE])
-        keys = [key for key, at in slice_ if at < old]
-        if not keys:
-            return total
-        with transaction.atomic():
-            deleted, _ = Origin.objects.filter(pk__in=keys).delete()
-            if deleted:
-                chain.record("origin.purge", actor=None, after={"rows": deleted}, now=now)
-        total += deleted

@@ -62,9 +62,15 @@ def payload_of(values: dict[str, Any] | None) -> dict[str, Any] | None:
     return cleaned
 
 
+_ADDRESS = re.compile(r"[^\s@<>()\[\]\"',;:]{1,64}@[^\s@<>()\[\]\"',;:]{1,253}\.[A-Za-z]{2,24}\b")
+
+
 def text_of(text: str) -> str:
-    """The text without what PostgreSQL cannot store: NUL and lone surrogates."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
+    """The text without what PostgreSQL cannot store (NUL and lone surrogates), and without e-mail addresses.
+
+    What is hashed stays for ever, and a person may ask to be erased.
+    """
+    return _ADDRESS.sub("[address]", text.replace("\0", "").encode("utf-8", "replace").decode())
 
 
 def _clean(value: Any) -> Any:

@@ -1,12 +1,10 @@
-"""What the panel's own rooms put into the pack: the audit, the data map, notices."""
+"""What the panel's own rooms put into the pack: the audit, privacy, notices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
-
-from django.apps import apps
 
 from panel.audit import exporting
 from panel.audit.anchors import anchor_path, anchors_in
@@ -15,7 +13,7 @@ from panel.audit.verification import START, Point, walk
 from panel.evidence.pack import head_of
 from panel.evidence.registry import contribute
 from panel.notices.models import Notice
-from panel.privacy import policy
+from panel.privacy import evidence as privacy
 
 type Rows = tuple[Sequence[str], Iterable[Sequence[object]]]
 
@@ -23,7 +21,10 @@ type Rows = tuple[Sequence[str], Iterable[Sequence[object]]]
 def contribute_all() -> None:
     contribute("audit-verification", "Audit: head and verification", audit_verification)
     contribute("audit-events", "Audit: acts", audit_events)
-    contribute("data-map", "Data map: what is kept about whom", data_map)
+    contribute("data-map", "Data map: what is kept about whom", lambda start, end: privacy.data_map())
+    contribute("purge-runs", "Purge: what was removed because its time was over", privacy.purge_runs)
+    contribute("legal-holds", "Purge: what was held back", privacy.legal_holds)
+    contribute("erasures", "Erasures of persons", privacy.erasure_receipts)
     contribute("notices", "Notices: what went wrong and who saw to it", notices)
 
 
@@ -45,30 +46,6 @@ def audit_verification(start: datetime, end: datetime) -> Rows:
 def audit_events(start: datetime, end: datetime) -> Rows:
     found = AuditEvent.objects.filter(at__gte=start, at__lt=end)
     return exporting.HEADER, (exporting.values(event, who) for event, who in exporting.events(found))
-
-
-def data_map(start: datetime, end: datetime) -> Rows:
-    """The policy as it stands: each field of each model."""
-    header = (
-        "model",
-        "field",
-        "category",
-        "about",
-        "retention",
-        "when somebody asks",
-        "when somebody is erased",
-    )
-    return header, _fields()
-
-
-def _fields() -> Iterator[Sequence[object]]:
-    for model in sorted(apps.get_models(include_auto_created=True), key=lambda m: m._meta.label):
-        for field in (*model._meta.local_fields, *model._meta.local_many_to_many):
-            if rule := policy.rule_of(field):
-                yield (
-                    model._meta.label, field.name, rule.category.value, rule.subject, policy.retention_text(rule),
-                    rule.export.value, rule.erase.value,
-                )  # fmt: skip
 
 
 def notices(start: datetime, end: datetime) -> Rows:

@@ -12,9 +12,6 @@ from django.dispatch import Signal
 
 from panel.notices.models import Notice
 
-KEPT = timedelta(days=365)
-"""After it was cleared, as panel/privacy/policy.toml says."""
-SLICE = 500
 INCIDENT_WITHIN = timedelta(minutes=3)
 """What is to be told by an incident is told by itself when none has taken it by then: nothing stays untold."""
 
@@ -118,16 +115,3 @@ def clear_parts(key: str, *, now: datetime) -> int:
 
 def _parts(key: str) -> QuerySet[Notice]:
     return Notice.objects.filter(told_by=key, cleared_at=None)
-
-
-# -- in the end ---------------------------------------------------------------------------------------
-
-
-def purge(*, now: datetime) -> int:
-    """Delete what was cleared a year ago, in slices; how many."""
-    total = 0
-    old = Notice.objects.filter(cleared_at__lt=now - KEPT).order_by("pk")
-    while keys := list(old.values_list("pk", flat=True)[:SLICE]):
-        Notice.objects.filter(pk__in=keys).delete()
-        total += len(keys)
-    return total

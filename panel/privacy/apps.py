@@ -4,6 +4,7 @@ from django.apps import AppConfig
 class PrivacyConfig(AppConfig):
     name = "panel.privacy"
     label = "privacy"
+    verbose_name = "Privacy"
 
     def ready(self) -> None:
         from panel.audit import audited

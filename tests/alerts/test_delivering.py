@@ -16,12 +16,9 @@ from django.utils import timezone
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from panel.alerts import delivering, webhook
-from panel.alerts.models import Channel, Delivery, Window
-from panel.notices import notify
-from panel.notices.models import Notice
+from panel.alerts.models import Channel, Delivery
 from panel.outbound import Refused
 from tests.alerts import made
-from tests.conftest import NOW
 
 pytestmark = pytest.mark.django_db
 
@@ -323,18 +320,3 @@ def test_one_round_writes_and_rings_and_a_worker_sends(receiver, clock, rung):
     assert json.loads(receiver.got[0][1])["type"] == "notice.raised"
     delivering.tick(clock=clock)
     assert len(rung) == 1, "nothing is left to send"
-
-
-def test_old_messages_are_purged_and_others_are_not():
-    hook = made.channel()
-    made.waiting(hook, now=NOW - delivering.KEPT - timedelta(seconds=1))
-    kept = made.waiting(hook, now=NOW - delivering.KEPT + timedelta(seconds=1))
-    Window.objects.create(
-        starts_at=NOW - timedelta(days=100), ends_at=NOW - timedelta(days=91), reason="over", created_by="x"
-    )
-    made.notice(now=NOW - timedelta(days=400))
-    notify.clear_notice("k", now=NOW - timedelta(days=366))
-    assert delivering.purge(now=NOW) == 3
-    assert list(Delivery.objects.all()) == [kept]
-    assert not Window.objects.exists()
-    assert not Notice.objects.exists()

@@ -105,6 +105,11 @@ def paths(scene: Scene) -> dict[str, str]:
         "budget-lift": f"/spend/budgets/{scene.budget.pk}/lift/",
         "budget-remove": f"/spend/budgets/{scene.budget.pk}/remove/",
         "evidence": "/evidence/",
+        "privacy": "/privacy/",
+        "your-data": "/account/privacy/",
+        "retention": "/privacy/retention/?look=1",
+        "person-export": f"/privacy/people/{scene.administrator.pk}/export/",
+        "person-erase": f"/privacy/people/{scene.administrator.pk}/erase/",
         "playground": "/playground/",
         "password": "/accounts/password/change/",
         "logout": "/accounts/logout/",
@@ -121,6 +126,7 @@ DOORS = {
     "login": "/accounts/login/",
     "reset": "/accounts/password/reset/",
     "bad-link": "/sign-in/not-a-link/",
+    "privacy-open": "/privacy/",
 }
 """Pages for somebody who is not signed in."""
 

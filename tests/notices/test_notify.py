@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 from django.db import connection, transaction
 
-from panel.notices import notify
 from panel.notices.models import Notice
 from panel.notices.notify import clear_notice, open_notices, raise_notice
 from tests import factories
@@ -54,21 +53,6 @@ def test_keys_do_not_touch_each_other_and_the_newest_stands_first():
     assert [n.key for n in open_notices()] == ["b", "a"]
     clear_notice("a", now=LATER)
     assert [n.key for n in open_notices()] == ["b"]
-
-
-@pytest.mark.django_db
-def test_a_year_after_it_was_cleared_it_is_deleted_and_an_open_one_never(monkeypatch):
-    monkeypatch.setattr(notify, "SLICE", 2)
-    for n in range(5):
-        _raise(f"old {n}")
-        clear_notice(f"old {n}", now=NOW)
-    _raise("young")
-    clear_notice("young", now=NOW + timedelta(seconds=1))
-    _raise("open")
-    assert notify.purge(now=NOW + notify.KEPT) == 0
-    assert notify.purge(now=NOW + notify.KEPT + timedelta(seconds=1)) == 5
-    assert notify.purge(now=NOW + notify.KEPT + timedelta(seconds=1)) == 0
-    assert set(Notice.objects.values_list("key", flat=True)) == {"young", "open"}
 
 
 @pytest.mark.django_db

@@ -30,6 +30,7 @@ from panel.accounts.models import User
 from panel.accounts.roles import ADMINISTRATOR
 from panel.audit import chain
 from panel.failures import database_sentence
+from panel.privacy import erasing
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Command(BaseCommand):
             call_command("migrate", interactive=False, verbosity=0)
             # Written at every start: a database that can only be read is told now, not at the first launch.
             Heartbeat.beat("start", now)
+            # A backup that was restored may hold people who have been erased since.
+            erasing.reapply(now=now)
             collect_static()
             with transaction.atomic():
                 Installation.own_key()
