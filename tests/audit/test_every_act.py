@@ -24,6 +24,7 @@ NO_ACT = {
     "admin:login": "led to the panel's own",
     "admin:logout": "led to the panel's own",
     "month_close": "nothing is to be closed",
+    "privacy_retention": "a worker is asked to purge, and audits what it did",
     "admin:audit_auditevent_verify": "reads alone; its result is kept",
 }
 """POSTs that lead somewhere and change nothing with what the table sends."""
