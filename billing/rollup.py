@@ -66,9 +66,9 @@ def _total_day(day: date, subject_ids: Collection[UUID]) -> None:
     rows = {pk: DayTotal(subject_id=pk, day=day, usd=0) for pk in subject_ids}
     within = {"subject_id__in": subject_ids, "hour__gte": start, "hour__lt": start + DAY}
     # With every component named the index finds the day; without, all of a subject's history would be read.
-    entries = LedgerEntry.objects.filter(**within, component__in=Component.values)
-    entries = entries.order_by().values_list("subject_id", "component")
-    for pk, component, usd, seconds in entries.annotate(Sum("usd"), Sum("seconds")):
+    entries = LedgerEntry.objects.filter(component__in=Component.values, **within)
+    parts = entries.order_by().values_list("subject_id", "component")
+    for pk, component, usd, seconds in parts.annotate(Sum("usd"), Sum("seconds")):
         row = rows[pk]
         row.usd += usd
         if part := PART_OF.get(component):

@@ -159,8 +159,8 @@ def cents(usd: Decimal) -> Decimal:
     return fx.rounded(Fraction(usd), 2)
 
 
-type _Key = tuple[UUID, str, str, str, int]
-"""Deployment, its name, provider, component, and a number that tells corrections apart."""
+type _Key = tuple[UUID, str, str, str, str]
+"""Deployment, its name, provider, component, and the reason that tells corrections apart."""
 
 
 class _Book:
@@ -170,16 +170,21 @@ class _Book:
         self.rates = rates
         self.parts: dict[_Key, list[tuple[date, Decimal]]] = defaultdict(list)
         self.days: dict[date, list[tuple[date, Decimal]]] = defaultdict(list)
-        self.corrected: dict[_Key, Line] = {}
+        self.corrected: dict[_Key, list[Line]] = defaultdict(list)
         self.whole = Row("All lines")
         self._cells: dict[_Key, Cell] = {}
 
     def take(self, line: Line) -> None:
         s = line.subject
-        key = (s.scope, s.scope_label, s.provider, CORRECTIONS if line.is_correction else line.component, 0)
+        key = (
+            s.scope,
+            s.scope_label,
+            s.provider,
+            CORRECTIONS if line.is_correction else line.component,
+            line.reason,
+        )
         if line.is_correction:
-            key = (*key[:4], len(self.corrected) + 1)
-            self.corrected[key] = line
+            self.corrected[key].append(line)
         self.parts[key].append((line.day, line.usd))
         self.days[line.day].append((line.day, line.usd))
 
@@ -207,13 +212,16 @@ class _Book:
         return _settled(rows.values())
 
     def corrections(self) -> list[Row]:
-        """One row each, in the order of time."""
+        """One row for each deployment and reason, in the order of time: a close corrects each day by a little."""
         found = []
-        for key, line in self.corrected.items():
-            row = Row(line.subject.scope_label, line.reason, line.subject.scope, line.start)
+        for key, lines in self.corrected.items():
+            first, times = lines[0], f" ({len(lines)} times)" if len(lines) > 1 else ""
+            row = Row(first.subject.scope_label, f"{first.reason}{times}", first.subject.scope, first.start)
             row.add(self.cells()[key], CORRECTIONS)
-            rate = self.rates.on(line.day)
-            row.rate = rate.words if rate else ""
+            row.settle()
+            if len(lines) == 1:
+                rate = self.rates.on(first.day)
+                row.rate = rate.words if rate else ""
             found.append(row)
         return found
 

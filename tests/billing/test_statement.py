@@ -52,6 +52,16 @@ def test_each_converted_line_says_its_rate_and_each_day_its_day_and_source(novem
     assert by_day["21 Nov 2026"] == "1 EUR = 1.085 USD, ECB, 20 Nov 2026"
 
 
+def test_corrections_of_one_deployment_with_one_reason_are_one_line():
+    pod, *_ = books.build(hostile=False)
+    for day in range(20):
+        hour = books.OCTOBER + timedelta(days=day)
+        ledger.adjust(pod.pk, Decimal("0.004"), hour=hour, reason="trued up", now=books.NOW)
+    october = statement.of_month(calendar_month(books.OCTOBER), now=books.NOW)
+    (row,) = [r for r in october.corrections if r.sub.startswith("trued up")]
+    assert (row.sub, row.usd, row.at) == ("trued up (20 times)", Decimal("0.08"), books.OCTOBER)
+
+
 def test_a_closed_month_lists_its_corrections_with_their_reasons():
     books.rates()
     books.build(hostile=False)
