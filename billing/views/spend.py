@@ -67,7 +67,7 @@ def _figures(*, now: datetime) -> dict[str, Any]:
     budget = budgets.status(now=now)
     return {
         **budget_figures(budget),
-        "forecast": forecast.month(now=now),
+        "forecast": forecast.month(now=now, known=budget),
         "burn": budget.burn if budget else ledger.burn(now=now),
         "today": days.get(now.date(), Decimal(0)),
         "month": sum(days.values(), Decimal(0)),
