@@ -20,6 +20,7 @@ from uuid import UUID
 from django.db.models import BigIntegerField, Min, Sum
 from django.db.models.functions import Cast
 
+from billing.budgets import BudgetStatus
 from billing.budgets.books import REACTION, books_of
 from billing.models import Budget, DayTotal, PriceSegment
 from billing.money import accrued, from_nano
@@ -72,8 +73,13 @@ class Runway:
     stale: bool
 
 
-def month(*, now: datetime) -> Month:
-    """What the calendar month will have cost, everything together. Two queries."""
+def month(*, now: datetime, known: BudgetStatus | None = None) -> Month:
+    """What the calendar month will have cost, everything together. Two queries.
+
+    None where `known`, a budget's figures of `now`, are about the same.
+    """
+    if known and known.budget.is_of_everything and known.period == Budget.Period.MONTH:
+        return Month(known.forecast, known.period_end)
     (books,) = books_of([Budget()], now=utc(now))
     return Month(books.spent + books.held, books.period.end)
 

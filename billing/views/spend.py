@@ -67,7 +67,7 @@ def _figures(*, now: datetime) -> dict[str, Any]:
     found = budgets.outlook(first, now=now)
     return {
         **outlook_figures(found),
-        "forecast": forecast.month(now=now),
+        "forecast": forecast.month(now=now, known=found.budget),
         "month_start": midnight(first),
         "runways": above.runways(now=now),
         "unexplained": reconcile.unexplained(now),

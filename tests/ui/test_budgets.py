@@ -110,8 +110,10 @@ def test_the_overview_shows_the_budget_that_binds_first_by_name(client, made):
 
 def test_spend_foresees_the_month_with_a_budget_and_without(client, made):
     client.force_login(made.administrator)
-    for budget in ("one", "none"):
-        if budget == "none":
+    for budget in ("a month", "a day", "none"):
+        if budget == "a day":
+            Budget.objects.filter(pk=made.budget.pk).update(period="day")
+        elif budget == "none":
             Budget.objects.all().delete()
         page = client.get("/spend/").content.decode()
         now = timezone.now()
