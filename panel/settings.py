@@ -58,11 +58,15 @@ def env_networks(name: str) -> list[IPv4Network | IPv6Network]:
 DEBUG = env_bool("REGIA_DEBUG")
 DATA_DIR = Path(env("REGIA_DATA_DIR") or BASE_DIR / "data").expanduser().resolve()
 datadir.ensure(DATA_DIR)
-SECRET_KEY = env("REGIA_SECRET_KEY") or datadir.secret(DATA_DIR / "secret_key")
+# Each secret may also be named by a file: REGIA_SECRET_KEY_FILE=/run/secrets/secret_key, and so on.
+SECRET_KEY = datadir.given("REGIA_SECRET_KEY") or datadir.secret(DATA_DIR / "secret_key")
 # Newest first: the first encrypts, all decrypt. They live outside the database on purpose.
-FIELD_KEYS = env_list("REGIA_FIELD_KEYS") or datadir.fernet_keys(DATA_DIR / "field_keys")
+FIELD_KEYS = datadir.given("REGIA_FIELD_KEYS").replace(",", " ").split()
+# Where they are read again when they change (`panel/fields.py`); empty: they stand in the environment.
+FIELD_KEYS_FILE = env("REGIA_FIELD_KEYS_FILE") or ("" if FIELD_KEYS else str(DATA_DIR / "field_keys"))
+FIELD_KEYS = FIELD_KEYS or datadir.fernet_keys(DATA_DIR / "field_keys")
 # Who shows it may read /metrics, and nothing else.
-METRICS_TOKEN = env("REGIA_METRICS_TOKEN") or datadir.secret(DATA_DIR / "metrics_token")
+METRICS_TOKEN = datadir.given("REGIA_METRICS_TOKEN") or datadir.secret(DATA_DIR / "metrics_token")
 if len(METRICS_TOKEN) < 16:
     raise ImproperlyConfigured("REGIA_METRICS_TOKEN must have at least 16 characters.")
 
@@ -143,7 +147,7 @@ TEMPLATES = [
 
 # -- database -----------------------------------------------------------------------------------
 
-DATABASE_URL = env("DATABASE_URL")
+DATABASE_URL = datadir.given("DATABASE_URL")
 if DATABASE_URL:
     DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=0)}
     if "sqlite" not in DATABASES["default"]["ENGINE"]:
@@ -166,7 +170,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # -- Celery: the doorbell and the hands ----------------------------------------------------------
 
 BROKER_DIR = DATA_DIR / "broker"
-CELERY_BROKER_URL = env("CELERY_BROKER_URL") or "filesystem://"
+CELERY_BROKER_URL = datadir.given("CELERY_BROKER_URL") or "filesystem://"
 if CELERY_BROKER_URL.startswith("filesystem://"):
     CELERY_BROKER_TRANSPORT_OPTIONS = {
         "data_folder_in": str(BROKER_DIR / "queue"),
@@ -332,7 +336,7 @@ if env("REGIA_EMAIL_BACKEND").endswith(".smtp.EmailBackend"):
         "host": env("REGIA_EMAIL_HOST", "localhost"),
         "port": env_int("REGIA_EMAIL_PORT", 0) or None,
         "username": env("REGIA_EMAIL_USER"),
-        "password": env("REGIA_EMAIL_PASSWORD"),
+        "password": datadir.given("REGIA_EMAIL_PASSWORD"),
         "use_tls": env("REGIA_EMAIL_SECURITY") == "starttls",
         "use_ssl": env("REGIA_EMAIL_SECURITY") == "tls",
         # A mail server that hangs must not hold a worker.
