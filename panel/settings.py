@@ -74,8 +74,11 @@ ALLOWED_HOSTS = env_list("REGIA_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env_list("REGIA_CSRF_TRUSTED_ORIGINS")
 # Behind TLS in production. Without it the panel is for this computer alone.
 HTTPS = env_bool("REGIA_HTTPS")
-# The reverse proxies whose X-Forwarded-For is believed. Without one the client is who connects.
-TRUSTED_PROXIES = env_networks("REGIA_TRUSTED_PROXY")
+# The reverse proxies whose X-Forwarded-For and -Proto are believed. Behind TLS there is one: on this computer, unless
+# another is named. Without TLS the client is who connects.
+TRUSTED_PROXIES = env_networks("REGIA_TRUSTED_PROXY") or (
+    [ip_network("127.0.0.1"), ip_network("::1")] if HTTPS else []
+)
 
 INSTALLED_APPS = [
     "panel.accounts.apps.AccountsConfig",
@@ -106,6 +109,7 @@ MIDDLEWARE = [
     # First, so that a token stream passes through nothing that hops threads for each request.
     "deployments.playground.middleware.StreamMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "panel.middleware.BrowserLimitsMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "panel.middleware.RequestIdMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
@@ -299,13 +303,19 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 if HTTPS:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    # A browser takes these from this host alone: no neighbour under the same domain can plant one.
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = f"__Host-{SESSION_COOKIE_NAME}", f"__Host-{CSRF_COOKIE_NAME}"
     SECURE_SSL_REDIRECT = True
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    # No SECURE_PROXY_SSL_HEADER: Django would believe anybody's. The server judges who says it (`panel/processes.py`).
     SECURE_HSTS_SECONDS = 60 * 60 * 24 * 365
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
     SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+# Bytes of a request that are read at all, whatever is in it (`panel/serving.py`).
+REQUEST_BODY_MOST = 2 * DATA_UPLOAD_MAX_MEMORY_SIZE
+# Answers that one person's playground streams at the same time, so that nobody takes all of an engine's places.
+CHAT_STREAMS_EACH = env_int("REGIA_CHAT_STREAMS_EACH", 16)
 
 # -- pages ---------------------------------------------------------------------------------------
 
