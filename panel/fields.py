@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
+from django.db.models.functions import Cast
+
+from panel import datadir
 
 if TYPE_CHECKING:
     _Text = models.TextField[str, str]
@@ -18,12 +23,42 @@ else:
 
 @lru_cache(maxsize=4)
 def _cipher(keys: tuple[str, ...]) -> MultiFernet:
-    return MultiFernet([Fernet(key) for key in keys])
+    try:
+        return MultiFernet([Fernet(key) for key in keys])
+    except ValueError:
+        raise ImproperlyConfigured("A field key is not 32 bytes in URL-safe base64.") from None
 
 
 def cipher() -> MultiFernet:
-    """The rotating cipher of `FIELD_KEYS`: the first key encrypts, every key decrypts."""
-    return _cipher(tuple(settings.FIELD_KEYS))
+    """The rotating cipher of the field keys: the first key encrypts, every key decrypts."""
+    return _cipher(keys())
+
+
+def keys() -> tuple[str, ...]:
+    """The field keys as they are now, newest first.
+
+    Their file is read again once it is another: a process that runs on through a rotation would else neither read
+    what the new key wrote nor stop writing with the old one.
+    """
+    path = settings.FIELD_KEYS_FILE
+    if not path:
+        return tuple(settings.FIELD_KEYS)
+    try:
+        told = os.stat(path)
+    except OSError:
+        # The file went while we run: what we know still opens what is stored.
+        return tuple(settings.FIELD_KEYS)
+    return _keys_in(path, (told.st_ino, told.st_mtime_ns, told.st_size))
+
+
+@lru_cache(maxsize=2)
+def _keys_in(path: str, version: tuple[int, int, int]) -> tuple[str, ...]:
+    return tuple(datadir.read(Path(path)).replace(",", " ").split()) or tuple(settings.FIELD_KEYS)
+
+
+def tokens(name: str) -> Cast:
+    """What stands in the database for the encrypted field `name`, undeciphered, for queries."""
+    return Cast(name, models.TextField())
 
 
 DUMPED = "fernet:"

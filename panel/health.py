@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -100,11 +102,29 @@ def _folder_works(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
+BROKER_HOLDS = 5.0
+"""Seconds that a broker's answer stands: strangers may ask /readyz as often as they like, it opens no more connections."""
+_asking = threading.Lock()
+_told: tuple[float, str] = (0.0, "")
+
+
 def _broker_answers() -> str:
+    global _told
+    with _asking:
+        if time.monotonic() >= _told[0]:
+            _told = (time.monotonic() + BROKER_HOLDS, _broker_asked())
+        return _told[1]
+
+
+def _broker_asked() -> str:
     from panel.celery import app
 
-    with app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
+    except Exception:  # whatever the broker's client raises
+        logger.exception("/readyz: the broker does not answer")
+        return "failed"
     return "ok"
 
 

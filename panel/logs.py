@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -20,6 +21,12 @@ from typing import Any
 from panel.context import request_context
 
 _SECRET_PATH = re.compile(r"(/sign-in/|/password/reset/key/)[^\s/?\"']+")
+# What is a secret by its look, whoever logs it: a hub's token, a provider's key, a signing key, a bearer, a password in
+# a URL, and the secrets of our own environment.
+_SECRET_LOOK = re.compile(r"\b(?:hf_|rpa_|whsec_|sk-|gAAAAA)[A-Za-z0-9_\-+/=]{8,}")
+_SECRET_BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9_\-.=+/~]{8,}")
+_SECRET_IN_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,20}://)[^/\s:@]*:[^/\s@]+@")
+_SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|_KEYS?$|CREDENTIAL", re.IGNORECASE)
 REQUEST_HEADER = "regia_request"
 """Carries the id of the request that rang a bell to the worker."""
 
@@ -27,8 +34,20 @@ _about: ContextVar[dict[str, str] | None] = ContextVar("log_about", default=None
 
 
 def redact(text: str) -> str:
-    """The text with the tokens of sign-in and password-reset links taken out."""
-    return _SECRET_PATH.sub(r"\1[redacted]", text)
+    """The text without the tokens of sign-in and password-reset links, and without what is or looks like a secret."""
+    text = _SECRET_PATH.sub(r"\1[redacted]", text)
+    for secret in _own_secrets():
+        text = text.replace(secret, "[redacted]")
+    text = _SECRET_IN_URL.sub(r"\1[redacted]@", text)
+    return _SECRET_LOOK.sub("[redacted]", _SECRET_BEARER.sub(r"\1[redacted]", text))
+
+
+@lru_cache(maxsize=1)
+def _own_secrets() -> tuple[str, ...]:
+    """Values of the environment whose names say so: a library that is told one may log it."""
+    return tuple(
+        v for k, v in os.environ.items() if len(v) >= 8 and _SECRET_NAME.search(k) and "/" not in v[:1]
+    )
 
 
 class RedactLinks(logging.Filter):

@@ -70,6 +70,54 @@ class RequestIdMiddleware:
         return response
 
 
+PERMISSIONS = ", ".join(
+    f"{feature}=()"
+    for feature in (
+        "accelerometer", "autoplay", "browsing-topics", "camera", "display-capture", "encrypted-media", "fullscreen",
+        "geolocation", "gyroscope", "hid", "idle-detection", "magnetometer", "microphone", "midi", "payment",
+        "picture-in-picture", "publickey-credentials-create", "publickey-credentials-get", "screen-wake-lock", "serial",
+        "usb", "web-share", "xr-spatial-tracking",
+    )
+).replace("publickey-credentials-create=()", "publickey-credentials-create=(self)").replace(
+    "publickey-credentials-get=()", "publickey-credentials-get=(self)"
+)  # fmt: skip
+"""The browser's powers that no page here uses; passkeys are the exception."""
+
+
+class BrowserLimitsMiddleware:
+    """What Django's SecurityMiddleware has no setting for: the browser's powers, and who may embed what we send."""
+
+    sync_capable = async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if self._is_async:
+            return self._acall(request)
+        return self.process_response(request, self.get_response(request))
+
+    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
+        return self.process_response(request, response)
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        response.headers.setdefault("Permissions-Policy", PERMISSIONS)
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        # A page of somebody who is signed in is nobody else's, and not the back button's after they signed out.
+        if (user := _known_user(request)) is not None and user.is_authenticated:
+            response.headers.setdefault("Cache-Control", "private, no-store")
+        return response
+
+
+def _known_user(request: HttpRequest) -> Any:
+    """The user, when something asked for it: a file needs none, and must not wait for the database."""
+    return getattr(request, "_cached_user", None)
+
+
 class SignInRequiredMiddleware(LoginRequiredMiddleware):
     """Everybody signs in first. htmx is told to open the sign-in page, not to swap it into a fragment."""
 

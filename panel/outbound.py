@@ -8,6 +8,7 @@ is connected to, so that a second answer of the DNS changes nothing.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -16,6 +17,16 @@ from aiohttp.resolver import ThreadedResolver
 type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NEVER = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        # Where clouds answer with their keys beside 169.254.169.254: AWS and Google by IPv6, Oracle, Alibaba, Azure.
+        "fd00:ec2::/32", "fd20:ce::/32", "192.0.0.192/32", "100.100.100.200/32", "168.63.129.16/32",
+        # A network's own NAT64 (RFC 8215): what it carries inside cannot be told.
+        "64:ff9b:1::/48",
+    )
+)  # fmt: skip
+_NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 
 
 class Refused(OSError):
@@ -33,6 +44,8 @@ def is_allowed(address: str, *, loopback: bool, private: bool = False) -> bool:
         return False
     if ip.is_loopback:
         return loopback
+    if any(ip.version == network.version and ip in network for network in _NEVER):
+        return False
     if ip.is_multicast or ip.is_reserved or ip.is_link_local or ip.is_unspecified:
         return False
     return ip.is_global or (private and ip.is_private)
@@ -57,8 +70,9 @@ def is_ip(host: str) -> bool:
 
 
 def is_disguised(host: str) -> bool:
-    """Full-width digits or a bare number: an address in disguise, which a client would read as one."""
-    return not host.isascii() or (not is_ip(host) and host.replace(".", "").isdigit())
+    """Full-width digits or a bare number, of any base: an address in disguise, which a client would read as one."""
+    last = host.rstrip(".").rpartition(".")[2]
+    return not host.isascii() or (not is_ip(host) and bool(_NUMBER.fullmatch(last)))
 
 
 class GuardedResolver(AbstractResolver):

@@ -30,22 +30,27 @@ def web() -> None:
     """Serve the pages on the supervisor's socket until SIGTERM."""
     import uvicorn
 
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "panel.settings")
+    from django.conf import settings
+
+    from panel.serving import BoundedProtocol
+
     # A stream holds two files: the usual limit of 1,024 would turn everybody away at 500 streams.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    proxy = os.environ.get("REGIA_TRUSTED_PROXY", "").strip()
+    proxies = [str(network) for network in settings.TRUSTED_PROXIES]
     config = uvicorn.Config(
         "panel.asgi:application",
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         # Believed from the named addresses alone: anybody else could write any client's address.
-        proxy_headers=bool(proxy),
-        forwarded_allow_ips=proxy or None,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies or None,
         timeout_graceful_shutdown=3,
     )
     config.load()

@@ -90,7 +90,7 @@ _NOWHERE = "http://127.0.0.1:9"
 
 def without_foreign() -> dict[str, str]:
     """The environment as a sandbox's processes may have it."""
-    return {k: v for k, v in os.environ.items() if k not in FOREIGN}
+    return {k: v for k, v in os.environ.items() if k.removesuffix("_FILE") not in FOREIGN}
 
 
 def end(folder: Path) -> None:

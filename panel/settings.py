@@ -58,11 +58,15 @@ def env_networks(name: str) -> list[IPv4Network | IPv6Network]:
 DEBUG = env_bool("REGIA_DEBUG")
 DATA_DIR = Path(env("REGIA_DATA_DIR") or BASE_DIR / "data").expanduser().resolve()
 datadir.ensure(DATA_DIR)
-SECRET_KEY = env("REGIA_SECRET_KEY") or datadir.secret(DATA_DIR / "secret_key")
+# Each secret may also be named by a file: REGIA_SECRET_KEY_FILE=/run/secrets/secret_key, and so on.
+SECRET_KEY = datadir.given("REGIA_SECRET_KEY") or datadir.secret(DATA_DIR / "secret_key")
 # Newest first: the first encrypts, all decrypt. They live outside the database on purpose.
-FIELD_KEYS = env_list("REGIA_FIELD_KEYS") or datadir.fernet_keys(DATA_DIR / "field_keys")
+FIELD_KEYS = datadir.given("REGIA_FIELD_KEYS").replace(",", " ").split()
+# Where they are read again when they change (`panel/fields.py`); empty: they stand in the environment.
+FIELD_KEYS_FILE = env("REGIA_FIELD_KEYS_FILE") or ("" if FIELD_KEYS else str(DATA_DIR / "field_keys"))
+FIELD_KEYS = FIELD_KEYS or datadir.fernet_keys(DATA_DIR / "field_keys")
 # Who shows it may read /metrics, and nothing else.
-METRICS_TOKEN = env("REGIA_METRICS_TOKEN") or datadir.secret(DATA_DIR / "metrics_token")
+METRICS_TOKEN = datadir.given("REGIA_METRICS_TOKEN") or datadir.secret(DATA_DIR / "metrics_token")
 if len(METRICS_TOKEN) < 16:
     raise ImproperlyConfigured("REGIA_METRICS_TOKEN must have at least 16 characters.")
 
@@ -70,8 +74,11 @@ ALLOWED_HOSTS = env_list("REGIA_ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]")
 CSRF_TRUSTED_ORIGINS = env_list("REGIA_CSRF_TRUSTED_ORIGINS")
 # Behind TLS in production. Without it the panel is for this computer alone.
 HTTPS = env_bool("REGIA_HTTPS")
-# The reverse proxies whose X-Forwarded-For is believed. Without one the client is who connects.
-TRUSTED_PROXIES = env_networks("REGIA_TRUSTED_PROXY")
+# The reverse proxies whose X-Forwarded-For and -Proto are believed. Behind TLS there is one: on this computer, unless
+# another is named. Without TLS the client is who connects.
+TRUSTED_PROXIES = env_networks("REGIA_TRUSTED_PROXY") or (
+    [ip_network("127.0.0.1"), ip_network("::1")] if HTTPS else []
+)
 
 INSTALLED_APPS = [
     "panel.accounts.apps.AccountsConfig",
@@ -103,6 +110,7 @@ MIDDLEWARE = [
     # First, so that a token stream passes through nothing that hops threads for each request.
     "deployments.playground.middleware.StreamMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "panel.middleware.BrowserLimitsMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "panel.middleware.RequestIdMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
@@ -144,7 +152,7 @@ TEMPLATES = [
 
 # -- database -----------------------------------------------------------------------------------
 
-DATABASE_URL = env("DATABASE_URL")
+DATABASE_URL = datadir.given("DATABASE_URL")
 if DATABASE_URL:
     DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=0)}
     if "sqlite" not in DATABASES["default"]["ENGINE"]:
@@ -167,7 +175,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # -- Celery: the doorbell and the hands ----------------------------------------------------------
 
 BROKER_DIR = DATA_DIR / "broker"
-CELERY_BROKER_URL = env("CELERY_BROKER_URL") or "filesystem://"
+CELERY_BROKER_URL = datadir.given("CELERY_BROKER_URL") or "filesystem://"
 if CELERY_BROKER_URL.startswith("filesystem://"):
     CELERY_BROKER_TRANSPORT_OPTIONS = {
         "data_folder_in": str(BROKER_DIR / "queue"),
@@ -298,13 +306,19 @@ SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 if HTTPS:
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    # A browser takes these from this host alone: no neighbour under the same domain can plant one.
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = f"__Host-{SESSION_COOKIE_NAME}", f"__Host-{CSRF_COOKIE_NAME}"
     SECURE_SSL_REDIRECT = True
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    # No SECURE_PROXY_SSL_HEADER: Django would believe anybody's. The server judges who says it (`panel/processes.py`).
     SECURE_HSTS_SECONDS = 60 * 60 * 24 * 365
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
     SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
+# Bytes of a request that are read at all, whatever is in it (`panel/serving.py`).
+REQUEST_BODY_MOST = 2 * DATA_UPLOAD_MAX_MEMORY_SIZE
+# Answers that one person's playground streams at the same time, so that nobody takes all of an engine's places.
+CHAT_STREAMS_EACH = env_int("REGIA_CHAT_STREAMS_EACH", 16)
 
 # -- pages ---------------------------------------------------------------------------------------
 
@@ -337,7 +351,7 @@ if env("REGIA_EMAIL_BACKEND").endswith(".smtp.EmailBackend"):
         "host": env("REGIA_EMAIL_HOST", "localhost"),
         "port": env_int("REGIA_EMAIL_PORT", 0) or None,
         "username": env("REGIA_EMAIL_USER"),
-        "password": env("REGIA_EMAIL_PASSWORD"),
+        "password": datadir.given("REGIA_EMAIL_PASSWORD"),
         "use_tls": env("REGIA_EMAIL_SECURITY") == "starttls",
         "use_ssl": env("REGIA_EMAIL_SECURITY") == "tls",
         # A mail server that hangs must not hold a worker.

@@ -147,7 +147,8 @@ page = client.get("/accounts/login/", secure=True)
 health = client.get("/healthz")
 print(json.dumps({
     "plain": [plain.status_code, plain["Location"]], "hsts": page["Strict-Transport-Security"], "health": health.status_code,
-    "secure": [bool(c["secure"]) for c in client.cookies.values()],
+    "secure": [bool(c["secure"]) for c in client.cookies.values()], "names": list(client.cookies),
+    "lied": client.get("/accounts/login/", headers={"X-Forwarded-Proto": "https"}).status_code,
     "foreign": client.get("/accounts/login/", secure=True, headers={"Host": "evil.example"}).status_code,
 }))
 """
@@ -160,6 +161,8 @@ def test_in_production_everything_goes_over_tls(tmp_path):
     assert found["plain"] == [301, "https://panel.example.com/accounts/login/"]
     assert found["hsts"].startswith("max-age=31536000; includeSubDomains")
     assert found["secure"] == [True]
+    assert found["names"] == ["__Host-regia_csrf"]
+    assert found["lied"] == 301
     assert found["health"] == 200
     assert found["foreign"] == 400
 

@@ -16,6 +16,7 @@ from billing.exports.lines import BadSelection, Selection, read
 from billing.exports.tables import TABLES, Table, as_json
 from panel.accounts.access import requires
 from panel.audit import chain
+from panel.throttle import few_exports
 from panel.ui.csvfile import csv_response, download
 from panel.ui.http import SignedInRequest
 
@@ -38,6 +39,7 @@ def _explained(view: View) -> View:
 
 @requires("billing.view_ledgerentry")
 @require_safe
+@few_exports
 @_explained
 def export_focus(request: SignedInRequest) -> HttpResponseBase:
     """FOCUS 1.2 as CSV; see `lines.read` for what the query string may say."""
@@ -47,6 +49,7 @@ def export_focus(request: SignedInRequest) -> HttpResponseBase:
 
 @requires("billing.view_ledgerentry")
 @require_safe
+@few_exports
 @_explained
 def export_csv(request: SignedInRequest, what: str) -> HttpResponseBase:
     """One of the tables as CSV."""
@@ -57,6 +60,7 @@ def export_csv(request: SignedInRequest, what: str) -> HttpResponseBase:
 
 @requires("billing.view_ledgerentry")
 @require_safe
+@few_exports
 @_explained
 def export_json(request: SignedInRequest, what: str) -> HttpResponseBase:
     """One of the tables as a JSON array of objects."""

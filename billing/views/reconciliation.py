@@ -13,7 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -27,6 +27,7 @@ from panel.accounts.access import REFUSED, requires
 from panel.accounts.models import User
 from panel.audit import chain
 from panel.audit.exporting import note_export
+from panel.throttle import few_exports
 from panel.ui.csvfile import Download, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
@@ -136,7 +137,8 @@ def _months(now: datetime) -> list[date]:
 
 @requires("billing.view_discrepancy")
 @require_safe
-def export(request: SignedInRequest) -> Download:
+@few_exports
+def export(request: SignedInRequest) -> HttpResponseBase:
     """The gaps that the page lists, all of them, as comma-separated values."""
     filters = _filters(request, now=timezone.now())
     rows = (_cells(d) for d in _listed(filters).iterator(chunk_size=1_000))

@@ -29,6 +29,7 @@ from billing.views.figures import outlook_figures
 from panel.accounts.access import requires
 from panel.accounts.models import User
 from panel.audit.exporting import note_export
+from panel.throttle import few_exports
 from panel.ui.csvfile import csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live, wanted_fragment
@@ -309,6 +310,7 @@ HEADER = (
 
 @requires("billing.view_ledgerentry")
 @require_safe
+@few_exports
 def spend_csv(request: SignedInRequest) -> HttpResponseBase:
     """The table of the page with the same address, all of its rows in its order; amounts exact, times UTC."""
     now = timezone.now()

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from deployments import progress
 from deployments.providers.base import LogLine
+from panel.visible import visible
 
 LONGEST = 2000
 """Characters of one line."""
@@ -38,12 +39,10 @@ class Line:
     text: str
 
 
-# Escape sequences (colours, cursor, titles), then everything else that moves or hides text: C0, C1 and the marks
-# that turn its direction.
+# Escape sequences (colours, cursor, titles), then what else moves text (C0, C1), and what hides it or turns its direction.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_HIDDEN = re.compile("[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
 
 _SHORTEST_SECRET = 6
 _PREFIXED = re.compile(
@@ -64,8 +63,22 @@ _KEY_ENDS = re.compile(r"-----END [A-Z ]*PRIVATE KEY-----")
 
 
 def clean(text: str) -> str:
-    """Without escape sequences and control characters; a tab stays."""
+    """Without escape sequences, control characters and hidden ones; a tab stays."""
+    return _HIDDEN.sub("", _plain(text))
+
+
+def _plain(text: str) -> str:
     return _CONTROL.sub("", _ESCAPES.sub("", text)).rstrip()
+
+
+def shown(text: str, secrets: Collection[str] = ()) -> str:
+    """The text as it may be shown: masked, and with what hides or turns text made visible.
+
+    A secret that was split by hidden characters is looked for without them.
+    """
+    bare = clean(text)
+    safe = masked(bare, secrets)
+    return visible(_plain(text)) if safe == bare else safe
 
 
 def masked(text: str, secrets: Collection[str] = ()) -> str:
@@ -140,7 +153,7 @@ def lines_of(said: Iterable[LogLine], secrets: Collection[str] = ()) -> Iterator
             if not begins:
                 continue
             text = _KEY_BEGINS.split(text)[0] + f"{MASK} (a private key)"
-        text = masked(text, secrets)[:LONGEST]
+        text = (masked(text, secrets) if in_key or MASK in text else shown(line.text, secrets))[:LONGEST]
         own = level_of(text)
         goes_on = not own and (text[:1].isspace() or tracing)
         level = level if goes_on else own

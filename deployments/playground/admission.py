@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import import_module
 from operator import attrgetter
@@ -39,6 +40,7 @@ from deployments.playground.prepared import Prepared
 from deployments.playground.upstream import Engine
 from deployments.tiers import BALANCED
 from panel.accounts.models import User
+from panel.throttle import AtOnce
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,22 @@ class Seat:
     model: catalog.Model
     context: int
     usd_per_hour: Decimal
+    leave: Callable[[], None] = lambda: None
+    """Gives the person's place back, at the stream's end, however it ends. May be called again."""
+
+
+_STREAMS = AtOnce()
+
+
+def _take_place(user: User) -> Callable[[], None]:
+    """A place among the streams that one person may have at once. Raises Refusal when all are taken."""
+    most = settings.CHAT_STREAMS_EACH
+    leave = _STREAMS.take(user.pk, most=most)
+    if leave is None:
+        raise Refusal(
+            f"{most} of your answers are being written already: wait for one to end, or stop one.", status=429
+        )
+    return leave
 
 
 # -- the request ----------------------------------------------------------------------------------------
@@ -155,14 +173,18 @@ def _admit(request: HttpRequest, deployment_id: uuid.UUID) -> Seat:
     # Who sees every deployment needs no filter: then one query, always the same, finds what serves.
     sees_all = not visible.query.where and not visible.query.is_empty()
     if sees_all and (serving := _SERVING.rows(deployment_id)):
-        return _seat(_Serving(*serving[0]))
+        return _placed(user, _seat(_Serving(*serving[0])))
     deployment = visible.filter(pk=deployment_id).first()
     if deployment is None:
         raise Refusal("There is no such deployment.", status=404)
     instance = newest_instance(deployment)
     if instance is None or instance.status not in CHATS:
         raise Refusal(why_not(deployment, instance), status=409)
-    return _seat(_Serving(*(attrgetter(path)(instance) for path in _SERVING_COLUMNS)))
+    return _placed(user, _seat(_Serving(*(attrgetter(path)(instance) for path in _SERVING_COLUMNS))))
+
+
+def _placed(user: User, seat: Seat) -> Seat:
+    return replace(seat, leave=_take_place(user))
 
 
 # -- the user

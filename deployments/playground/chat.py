@@ -16,6 +16,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -98,8 +99,11 @@ class Relay:
     It is a class and not a generator because it is entered for every token of every stream.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, meter: Meter) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, meter: Meter, *, leave: Callable[[], None] = lambda: None
+    ) -> None:
         self._response = response
+        self._leave = leave
         self._next = response.content.readany
         self._meter = meter
         self._tail = b""
@@ -184,6 +188,7 @@ class Relay:
         if self._over:
             return
         self._over = True
+        self._leave()
         try:
             on_loop = asyncio.get_running_loop() is self._loop
         except RuntimeError:

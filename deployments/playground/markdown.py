@@ -9,6 +9,8 @@ from html import escape
 import nh3
 from markdown_it import MarkdownIt
 
+from panel.visible import visible
+
 LONGEST = 50_000
 """Characters; a longer answer is shown as it is."""
 MOST_DRAWN = 200_000
@@ -53,16 +55,16 @@ def render_all(texts: Sequence[str]) -> list[str]:
     left, drawn = MOST_DRAWN, []
     for text in texts:
         left -= len(text)
-        drawn.append(render(text) if left >= 0 else f"<pre>{escape(text)}</pre>")
+        drawn.append(render(text) if left >= 0 else _as_it_stands(text))
     return drawn
 
 
 def render(text: str) -> str:
     """Safe HTML of a model's Markdown. Links lead to http(s) only, in a new tab, telling nothing of this page."""
     if len(text) > LONGEST:
-        return f"<pre>{escape(text)}</pre>"
+        return _as_it_stands(text)
     return nh3.clean(
-        _markdown.render(text),
+        _markdown.render(visible(text)),
         tags=_TAGS,
         clean_content_tags={"script", "style"},
         attributes=_ATTRIBUTES,
@@ -72,3 +74,7 @@ def render(text: str) -> str:
         set_tag_attribute_values={"a": {"target": "_blank"}},
         strip_comments=True,
     )
+
+
+def _as_it_stands(text: str) -> str:
+    return f"<pre>{escape(visible(text))}</pre>"

@@ -49,9 +49,13 @@ async def answer(request: HttpRequest, pk: uuid.UUID, *, admit: Admit) -> HttpRe
     try:
         body = body_of(request)
         seat = await admit(request, pk)
-        wanted = ask.parse(body)
-        ask.check_against(wanted, seat.model, seat.context)
-        response = await _answer(request, seat, ask.engine_request(wanted, seat.model), began=began)
+        try:
+            wanted = ask.parse(body)
+            ask.check_against(wanted, seat.model, seat.context)
+            response = await _answer(request, seat, ask.engine_request(wanted, seat.model), began=began)
+        except BaseException:
+            seat.leave()
+            raise
     except ask.BadAsk as e:
         response = JsonResponse({"error": str(e)}, status=400)
     except (Refusal, upstream.EngineRefused) as e:
@@ -68,9 +72,10 @@ async def _answer(
     if not isinstance(request, ASGIRequest):
         # Under WSGI nothing can stream without holding a thread: the answer comes whole.
         async with upstream.new_session(loopback=seat.engine.loopback) as session:
-            relay = Relay(await upstream.open_stream(session, seat.engine, body), meter)
+            relay = Relay(await upstream.open_stream(session, seat.engine, body), meter, leave=seat.leave)
             return HttpResponse(b"".join([chunk async for chunk in relay]), content_type=_SSE)
-    relay = Relay(await upstream.open_stream(upstream.session_for(seat.engine), seat.engine, body), meter)
+    upstreams = await upstream.open_stream(upstream.session_for(seat.engine), seat.engine, body)
+    relay = Relay(upstreams, meter, leave=seat.leave)
     return EventStream(relay, usd_per_hour=str(seat.usd_per_hour))
 
 

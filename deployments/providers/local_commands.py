@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "SSL_CERT_FILE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
+_SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSW", re.IGNORECASE)
 _INHERITED_PREFIXES = ("CUDA", "NVIDIA", "HF_", "XDG_", "VLLM_", "NCCL_", "TORCH")
 
 
@@ -28,6 +30,16 @@ def engine_environment(
     """What an engine's process gets: what it needs of ours and no more, so none of the panel's secrets."""
     kept = {k: v for k, v in parent.items() if k in _INHERITED or k.startswith(_INHERITED_PREFIXES)}
     return {**kept, "PYTHONUNBUFFERED": "1", **extra, **mark}
+
+
+def secrets_in(environment: Mapping[str, str]) -> list[str]:
+    """The secret values among what an engine's process inherits, such as a hub's token: its log must not show them."""
+    return [v for k, v in environment.items() if len(v) >= 6 and _SECRET_NAME.search(k)]
+
+
+def without_tokens(environment: Mapping[str, str]) -> dict[str, str]:
+    """For an engine that fetches nothing."""
+    return {k: v for k, v in environment.items() if not (k.startswith("HF_") and _SECRET_NAME.search(k))}
 
 
 def llama_command(python: str, root: Path, label: str, *, port_pipe: int) -> list[str]:

@@ -91,7 +91,8 @@ class Supervisor:
         """Run the engine to its end."""
         secrets = self.machine.read("secrets.json")
         self.order, self.api_key = self.machine.read("meta.json")["order"], secrets["api_key"]
-        self.log = EngineLog(self.machine.log, [self.api_key, *secrets["environment"].values()])
+        known = [self.api_key, *secrets["environment"].values(), *local_commands.secrets_in(os.environ)]
+        self.log = EngineLog(self.machine.log, known)
         try:
             self.engine = self._spawn(secrets["environment"])
         except OSError as e:
@@ -124,7 +125,7 @@ class Supervisor:
             command = local_commands.llama_command(
                 sys.executable, self.machine.root, self.machine.label, port_pipe=write
             )
-            engine = self._popen(command, extra, pass_fds=(write,))
+            engine = self._popen(command, extra, pass_fds=(write,), fetches=False)
         finally:
             os.close(write)
         threading.Thread(target=self._hear_port, args=(read,), daemon=True).start()
@@ -143,12 +144,13 @@ class Supervisor:
         return engine
 
     def _popen(
-        self, command: list[str], extra: dict[str, str], *, pass_fds: tuple[int, ...]
+        self, command: list[str], extra: dict[str, str], *, pass_fds: tuple[int, ...], fetches: bool = True
     ) -> subprocess.Popen[bytes]:
+        inherited = os.environ if fetches else local_commands.without_tokens(os.environ)
         mark = {local_process.MARK: local_process.mark_of(self.machine.root, self.machine.label)}
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=local_commands.engine_environment(os.environ, mark=mark, extra=extra),
+            env=local_commands.engine_environment(inherited, mark=mark, extra=extra),
             preexec_fn=_die_with_parent, pass_fds=pass_fds,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db.models import Min
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
@@ -19,6 +19,7 @@ from deployments.monitoring.reliability import DeploymentRow, PlaceRow, Report
 from deployments.monitoring.uptime import Uptime
 from panel.accounts.access import requires
 from panel.audit.exporting import note_export
+from panel.throttle import few_exports
 from panel.ui.csvfile import Download, csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
@@ -61,7 +62,8 @@ def _period(request: SignedInRequest, *, now: datetime) -> Period:
 
 @requires("deployments.view_deployment")
 @require_safe
-def report_csv(request: SignedInRequest) -> Download:
+@few_exports
+def report_csv(request: SignedInRequest) -> HttpResponseBase:
     """The same rows as comma-separated values: a row for each provider and tier, then one for each deployment."""
     now = timezone.now()
     period = _period(request, now=now)

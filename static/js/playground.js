@@ -89,8 +89,8 @@ function drawTurn(turn) {
   if (turn.role === "user") part("text").textContent = turn.text;
   else {
     part("text").classList.add("plain");
-    part("text").textContent = turn.text;
-    part("thought-text").textContent = turn.thought ?? "";
+    part("text").textContent = visible(turn.text);
+    part("thought-text").textContent = visible(turn.thought ?? "");
     finish(view, turn);
   }
   return view;
@@ -270,6 +270,12 @@ function add(run, thought, text) {
   run.frame ??= requestAnimationFrame(() => paint(run));
 }
 
+// What hides or turns text is shown, as the server does when it draws it (panel/visible.py).
+function visible(text) {
+  const hidden = /[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/gu;
+  return text.replace(hidden, (c) => `<U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`);
+}
+
 function paint(run) {
   cancelAnimationFrame(run.frame);
   run.frame = undefined;
@@ -286,13 +292,13 @@ function paint(run) {
       part("thought").open = true;
     }
     run.turn.thought += thought;
-    part("thought-text").append(thought);
+    part("thought-text").append(visible(thought));
     part("thought-text").scrollTop = part("thought-text").scrollHeight;
   }
   if (text) {
     if (run.turn.thought && text.trim()) endThought(run);
     run.turn.text += text;
-    part("text").append(text);
+    part("text").append(visible(text));
   }
   if (stick) toBottom();
   if (performance.now() - (run.saved ?? 0) > 1000) {

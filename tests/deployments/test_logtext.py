@@ -105,6 +105,13 @@ def test_a_secret_that_colours_cut_in_two_is_masked() -> None:
     assert line.text == "key ***"
 
 
+def test_what_hides_or_turns_text_is_shown_and_hides_no_secret() -> None:
+    hidden = lines_of(
+        untimed("turned \u202eround\u202c", "plan\u200bted-secr\u2066et-1"), ["planted-secret-1"]
+    )
+    assert [line.text for line in hidden] == ["turned <U+202E>round<U+202C>", "***"]
+
+
 @given(st.text(max_size=300))
 def test_whatever_is_said_can_be_shown(text: str) -> None:
     for line in lines_of([LogLine(None, "container", text)]):
