@@ -28,7 +28,7 @@ from panel.accounts.models import User
 from panel.audit import chain
 from panel.audit.exporting import note_export
 from panel.throttle import few_exports
-from panel.ui.csvfile import Download, csv_response
+from panel.ui.csvfile import csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 

@@ -20,7 +20,7 @@ from deployments.monitoring.uptime import Uptime
 from panel.accounts.access import requires
 from panel.audit.exporting import note_export
 from panel.throttle import few_exports
-from panel.ui.csvfile import Download, csv_response
+from panel.ui.csvfile import csv_response
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
 
