@@ -41,7 +41,7 @@ class RedactLinks(logging.Filter):
         return True
 
 
-_ADDRESS = re.compile(r"[\w.+%'-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}\b")
+_ADDRESS = re.compile(r"[\w.+%-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}\b")
 """Nobody's address stands in a log, which no erasure reaches."""
 
 
