@@ -128,8 +128,9 @@ SPEAKS_SQL = [
     "deployments/monitoring/profiles.py",
     "deployments/monitoring/samples.py",
     "deployments/unit_cost.py",
+    "panel/audit/listing.py",
 ]
-"""Sums over millions of samples that the ORM cannot say: names of our own tables in the text, every value apart from it."""
+"""Sums over millions of rows, and a list of a million, that the ORM cannot say: names of our own tables in the text, every value apart from it."""
 
 
 def test_no_sql_is_put_together_from_texts():
