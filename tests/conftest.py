@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.photograph import LASTING
+
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 
@@ -48,14 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _MINUTES)
 
 
-LASTING = {"django_content_type", "auth_permission", "auth_group", "auth_group_permissions"}
-"""Tables that the migrations fill and nothing changes: emptied, they would have to be filled again for every test."""
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _flush_quickly_and_past_the_audit_triggers() -> Iterator[None]:
     """Between transactional tests the tables are emptied; the audit's triggers refuse that, so they step aside.
 
+    What the migrations made stays: it would have to be made again for every test.
     By DELETE: nearly all are empty, and PostgreSQL makes a new file of every table that it truncates.
     """
     from django.core.management.commands import flush

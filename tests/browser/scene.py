@@ -29,7 +29,7 @@ from panel.accounts.roles import ADMINISTRATOR
 from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.notices.models import Notice
 from panel.notices.notify import raise_notice
-from tests import factories
+from tests import factories, photograph
 from tests.browser import scene_alerts, scene_bills, scene_money, scene_providers
 
 PASSWORD = "a long enough password"
@@ -102,10 +102,14 @@ PACE = (1.2, 38, 74, 52, 9)
 
 
 def build(*, now: datetime, history: float = 0.03) -> Scene:
-    """The whole scene; `now` is the moment the pages are looked at.
+    """The whole scene; `now` is the moment the pages are looked at, or was a few seconds ago.
 
     `history` scales how long ago things began: 1 for a month of spend, less where a test does not need it.
     """
+    return photograph.once(("scene", history), lambda: _build(now, history), now=now)
+
+
+def _build(now: datetime, history: float) -> Scene:
     administrator = factories.user(ADMINISTRATOR, email="admin@example.com", password=PASSWORD)
     accounts = {
         backend: ProviderAccount.objects.create(
