@@ -44,6 +44,20 @@ def test_a_flag_that_is_wrong_is_refused(flags: list[str], capsys: pytest.Captur
     assert capsys.readouterr().err.startswith("regia test: ")
 
 
+def test_steps_beside_each_other_are_told_one_after_the_other_and_one_failure_is_enough(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = [
+        suite.Step(name, ["sh", "-c", f"echo {name} says; exit {code}"], beside=beside)
+        for name, code, beside in (("one", 1, True), ("two", 0, True), ("three", 0, False))
+    ]
+    outcomes = list(suite.run_all(steps))
+    assert [(o.name, o.word) for o in outcomes] == [("one", "FAILED"), ("two", "ok"), ("three", "ok")]
+    told = capsys.readouterr().out.split()
+    assert told == ["==", "one", "one", "says", "==", "two", "two", "says", "==", "three", "three", "says"]
+    assert suite.summary(outcomes, strict=False, seconds=1.0) == 1
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """The suite's own files in a folder without any environment."""
