@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -41,13 +42,33 @@ def rung(monkeypatch) -> Iterator[list[tuple[str, tuple]]]:
     return bells
 
 
-_MINUTES = ("test_state_machine.py", "test_kill.py", "test_down.py", "test_sandbox.py")
+SLOW = (
+    "test_state_machine.py", "test_kill.py", "test_sandbox.py", "test_urls_by_role.py", "test_install.py", "test_down.py",
+)  # fmt: skip
+"""Files with tests of more than ten seconds of a processor."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests take minutes go first, so that no worker is alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in _MINUTES)
+    slow = sorted((i for i in items if i.path.name in SLOW), key=lambda i: SLOW.index(i.path.name))
+    rest = [i for i in items if i.path.name not in SLOW]
+    items[:] = dealt(slow, rest, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def dealt[T](slow: list[T], rest: list[T], workers: int) -> list[T]:
+    """In an order that has some of the slow first in each worker's share, so that none is alone with one at the end.
+
+    xdist deals shares of one length, one after the other, before it lets a worker steal.
+    """
+    order: list[T] = []
+    left = len(slow) + len(rest)
+    for n in range(workers):
+        size = left // (workers - n)
+        mine = slow[n::workers]
+        quick = max(0, size - len(mine))
+        order += [*mine, *rest[:quick]]
+        rest, left = rest[quick:], left - size
+    return [*order, *rest]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,7 +47,7 @@ SQLITE_ALONE = [
         "billing/test_fx.py", "deployments/test_incidents_engine.py", "deployments/test_metering.py",
         "billing/test_money.py", "deployments/test_balancer.py", "deployments/test_canary.py", "deployments/test_catalog.py",
         "deployments/test_certificates.py", "deployments/test_lease.py", "deployments/test_logs.py",
-        "deployments/test_probe.py", "deployments/test_progress.py", "deployments/test_rotate.py",
+        "deployments/test_probe.py", "deployments/test_progress.py", "deployments/test_radar.py", "deployments/test_rotate.py",
         "deployments/test_scrape.py", "deployments/test_timerange.py", "deployments/test_told_failure.py",
     )
 ]  # fmt: skip

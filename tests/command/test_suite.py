@@ -11,6 +11,7 @@ import pytest
 
 from tests import suite, vllm_venv
 from tests.command.running import ROOT
+from tests.conftest import dealt
 
 
 def names(*flags: str, folder: Path) -> list[str]:
@@ -56,6 +57,12 @@ def test_steps_beside_each_other_are_told_one_after_the_other_and_one_failure_is
     told = capsys.readouterr().out.split()
     assert told == ["==", "one", "one", "says", "==", "two", "two", "says", "==", "three", "three", "says"]
     assert suite.summary(outcomes, strict=False, seconds=1.0) == 1
+
+
+def test_each_worker_has_some_of_the_slow_tests_first() -> None:
+    assert dealt(list("ABCDE"), list("abcdefgh"), 3) == list("ADabBEcdCefgh")
+    assert dealt(list("ABCDE"), ["a"], 4) == list("AEBCaD")
+    assert dealt([], list("abc"), 2) == list("abc")
 
 
 @pytest.fixture
