@@ -88,7 +88,7 @@ def launch(request: LaunchRequest, *, actor: User, now: datetime) -> Deployment:
     earlier = Deployment.objects.filter(launch_key=request.launch_key).first()
     if earlier:
         return earlier
-    model, offer = _admit(request, now=now)
+    model, offer = _admit(request, actor=actor, now=now)
     try:
         with transaction.atomic():
             deployment = _insert(request, model, actor=actor, now=now)
@@ -107,7 +107,7 @@ def launch(request: LaunchRequest, *, actor: User, now: datetime) -> Deployment:
     return deployment
 
 
-def _admit(request: LaunchRequest, *, now: datetime) -> tuple[catalog.Model, Offer]:
+def _admit(request: LaunchRequest, *, actor: User, now: datetime) -> tuple[catalog.Model, Offer]:
     model = catalog.get_model(request.model_key)
     if model is None:
         raise LaunchRefused("This model is not in the catalogue. Choose one from the list.", field="model")
@@ -129,11 +129,22 @@ def _admit(request: LaunchRequest, *, now: datetime) -> tuple[catalog.Model, Off
         hours=offers.wished_hours(request.stop_at, now=now),
         concurrency=request.concurrency,
     )
+    if not view.verdict.allowed:
+        _note_refusal(offer, request, view.verdict.reason, actor=actor, now=now)
     if not view.suitable:
         raise LaunchRefused(" ".join(view.reasons), field="offer")
     if offer.interruptible:
         _admit_bid(request, offer)
     return model, offer
+
+
+def _note_refusal(offer: Offer, request: LaunchRequest, reason: str, *, actor: User, now: datetime) -> None:
+    """The residency guard's second look said no: that it did is evidence, so the audit keeps it."""
+    what = " ".join(
+        filter(None, [offer.account.name, offer.gpu_name, offer.country or "no country", offer.data_center])
+    )
+    after = {"what": what, "asked": list(request.allowed_countries), "promised": offer.country}
+    chain.record("residency.refused", actor=actor, target=offer, after=after, reason=reason, now=now)
 
 
 def _admit_bid(request: LaunchRequest, offer: Offer) -> None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -79,6 +80,7 @@ INSTALLED_APPS = [
     "panel.privacy.apps.PrivacyConfig",
     "panel.notices.apps.NoticesConfig",
     "panel.alerts.apps.AlertsConfig",
+    "panel.registers.apps.RegistersConfig",
     "panel.ui.apps.UiConfig",
     "billing.apps.BillingConfig",
     "deployments.apps.DeploymentsConfig",
@@ -216,6 +218,8 @@ CELERY_BEAT_SCHEDULE = {
     "audit": {"task": "panel.audit.tasks.keep", "schedule": 60.0, "options": {"expires": 60}},
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     "old_alerts": {"task": "panel.alerts.tasks.purge", "schedule": 3600.0, "options": {"expires": 600}},
+    "clocks": {"task": "panel.registers.tasks.clocks", "schedule": 60.0, "options": {"expires": 60}},
+    "register_drafts": {"task": "panel.registers.tasks.drafts", "schedule": 3600.0, "options": {"expires": 600}},
 }
 CELERY_TIMEZONE = "UTC"
 
@@ -342,6 +346,13 @@ if env("REGIA_EMAIL_SECURITY") not in {"", "starttls", "tls"}:
     raise ImproperlyConfigured("REGIA_EMAIL_SECURITY must be starttls or tls, or empty.")
 DEFAULT_FROM_EMAIL = env("REGIA_EMAIL_FROM", "regia@localhost")
 SILENCED_SYSTEM_CHECKS = [] if MAIL_CONFIGURED else ["mail.W001"]
+
+# Where the team works: its days are those of the GDPR's periods.
+OFFICE_TIME_ZONE = env("REGIA_OFFICE_TIME_ZONE", "Europe/Brussels")
+if OFFICE_TIME_ZONE not in available_timezones():
+    raise ImproperlyConfigured(
+        f"REGIA_OFFICE_TIME_ZONE must name a time zone like Europe/Berlin, not {OFFICE_TIME_ZONE!r}."
+    )
 
 # -- what Regia does -----------------------------------------------------------------------------
 

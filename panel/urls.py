@@ -15,6 +15,7 @@ urlpatterns = [
     path("", include("deployments.urls")),
     path("", include("billing.urls")),
     path("alerts/", include("panel.alerts.urls")),
+    path("compliance/", include("panel.registers.urls")),
     path("playground/", include("deployments.playground.urls")),
     path("admin/", admin.site.urls),
 ]

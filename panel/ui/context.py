@@ -33,6 +33,7 @@ _PAGES = (
     ("Alerts", "alerts", "bell", "notices.acknowledge_notice"),
     ("Spend", "spend", "wallet", "billing.view_ledgerentry"),
     ("Accounts", "provider_accounts", "key-round", "deployments.view_provideraccount"),
+    ("Compliance", "compliance", "scroll-text", "registers.see_compliance"),
     ("Admin", "admin:index", "shield-check", "staff"),
 )
 
