@@ -33,13 +33,13 @@ class _Firm:
     """The tiers whose machines stand in data centres that it answers for itself."""
 
 
-FIRMS = {
+FIRMS: dict[str, _Firm] = {
     ProviderAccount.Backend.RUNPOD: _Firm(
         "RunPod Inc.", "US", frozenset({"secure", "serverless-flex", "serverless-active", "serverless-lb"})
     ),
     ProviderAccount.Backend.VAST: _Firm("Vast.ai Inc.", "US", frozenset()),
 }
-SOURCES = {
+SOURCES: dict[str, str] = {
     ProviderAccount.Backend.LOCAL: "This panel's own computer.",
     ProviderAccount.Backend.RUNPOD: "RunPod's list of machines names the data centre.",
     ProviderAccount.Backend.VAST: "Vast.ai's list of machines names the country of each.",

@@ -48,7 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in _MINUTES)
 
 
-LASTING = {"django_content_type", "auth_permission", "auth_group", "auth_group_permissions", "registers_deadline", "registers_adequacydecision"}
+LASTING = {
+    "django_content_type",
+    "auth_permission",
+    "auth_group",
+    "auth_group_permissions",
+    "registers_deadline",
+    "registers_adequacydecision",
+}
 """Tables that the migrations fill and nothing changes: emptied, they would have to be filled again for every test."""
 
 

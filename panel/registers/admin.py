@@ -147,7 +147,7 @@ class RecordAdmin(VersionedAdmin):
         return record.seen or "Not made by the panel: somebody added it."
 
 
-def groups(*named: tuple[str, tuple[Any, ...]]) -> list[tuple[str | None, dict[str, Any]]]:
+def groups(*named: tuple[str, tuple[Any, ...]]) -> Any:
     """The fieldsets of a record: its standing first, its reviews last."""
     middle = [(title, {"fields": fields}) for title, fields in named]
     return [

@@ -62,7 +62,7 @@ class Part(forms.ModelForm):  # type: ignore[type-arg]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
-        for name, value in cleaned.items():
+        for name, value in list(cleaned.items()):
             if isinstance(value, datetime) and value > timezone.now():
                 self.add_error(name, "That moment has not come yet.")
         return cleaned

@@ -11,6 +11,7 @@ from axe_playwright_python.base import AXE_SCRIPT
 from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from panel.registers.models import ProcessingActivity, Processor
 from tests.browser.scene import Scene
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -104,12 +105,27 @@ def paths(scene: Scene) -> dict[str, str]:
         "budget-add": "/spend/budgets/add/",
         "budget-lift": f"/spend/budgets/{scene.budget.pk}/lift/",
         "budget-remove": f"/spend/budgets/{scene.budget.pk}/remove/",
+        "compliance": "/compliance/",
+        "breach-add": "/compliance/breaches/add/",
+        "breach": f"/compliance/breaches/{scene.breach.pk}/",
+        "breach-authority": f"/compliance/breaches/{scene.breach.pk}/?part=authority",
+        "request-add": "/compliance/requests/add/",
+        "request": f"/compliance/requests/{scene.request.pk}/",
         "playground": "/playground/",
         "password": "/accounts/password/change/",
         "logout": "/accounts/logout/",
         "not-found": "/nothing/here/",
         "admin": "/admin/",
         "admin-list": "/admin/accounts/user/",
+        "admin-registers": "/admin/registers/",
+        "admin-processors": "/admin/registers/processor/",
+        "admin-processor": f"/admin/registers/processor/{Processor.objects.earliest('pk').pk}/change/",
+        "admin-versions": f"/admin/registers/processor/{Processor.objects.earliest('pk').pk}/history/",
+        "admin-activity": f"/admin/registers/processingactivity/{ProcessingActivity.objects.earliest('pk').pk}/change/",
+        "admin-breaches": "/admin/registers/breach/",
+        "admin-breach": f"/admin/registers/breach/{scene.breach.pk}/change/",
+        "admin-requests": "/admin/registers/subjectrequest/",
+        "admin-request": f"/admin/registers/subjectrequest/{scene.request.pk}/change/",
         "admin-form": f"/admin/accounts/user/{scene.administrator.pk}/change/",
     }
 

@@ -120,6 +120,6 @@ def _first_open(breach: Breach) -> str:
     """The first part in which something is missing."""
     empty = {name for name, _ in breach.wanted() if getattr(breach, name) in (None, "")}
     for key, (_, form) in forms.BREACH_PARTS.items():
-        if empty & set(form._meta.fields or ()):  # type: ignore[attr-defined]
+        if empty & set(form._meta.fields or ()):
             return key
     return "what"

@@ -68,7 +68,8 @@ def _over() -> list[Any]:
     """Breaches and requests whose clocks stand still, the newest first."""
     breaches = [b for b in Breach.objects.order_by("-pk")[: 2 * OVER_ROWS] if not b.is_running]
     requests = list(SubjectRequest.objects.exclude(answered_on=None).order_by("-pk")[:OVER_ROWS])
-    return sorted([*breaches, *requests], key=lambda row: row.filed_at, reverse=True)[:OVER_ROWS]
+    done: list[Any] = [*breaches, *requests]
+    return sorted(done, key=lambda row: row.filed_at, reverse=True)[:OVER_ROWS]
 
 
 def url_of(name: str, *args: Any) -> str:
