@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
+from django.contrib.admin.options import ActionLocation
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -310,11 +311,10 @@ class SubjectRequestAdmin(VersionedAdmin):
         may = request.user.has_perm("registers.delete_subjectrequest")
         return may and (obj is None or obj.answered_on is not None)
 
-    def get_actions(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+    def get_actions(self, request: HttpRequest, action_location: Any = ActionLocation.CHANGE_LIST) -> Any:
         # One at a time: each is looked at before it goes.
-        return {
-            k: v for k, v in super().get_actions(request, *args, **kwargs).items() if k != "delete_selected"
-        }
+        found = super().get_actions(request, action_location)
+        return {name: action for name, action in found.items() if name != "delete_selected"}
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         with transaction.atomic():
