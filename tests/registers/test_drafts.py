@@ -105,7 +105,7 @@ def test_confirming_keeps_a_version_and_is_audited(ran):
     assert (record.state, str(record.last_review)) == (State.CONFIRMED, "2026-11-24")
     versions = RegisterVersion.objects.filter(register="processor", object_id=record.pk).order_by("number")
     assert [v.snapshot["state"] for v in versions] == ["draft", "confirmed"]
-    event = AuditEvent.objects.get(action="processor.confirm")
+    event = AuditEvent.objects.filter(action="processor.confirm").latest("sequence")
     assert (event.before["state"], event.after["state"]) == ("draft", "confirmed")
 
 
