@@ -11,7 +11,6 @@ from axe_playwright_python.base import AXE_SCRIPT
 from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from panel.registers.models import ProcessingActivity, Processor
 from tests.browser.scene import Scene
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -119,9 +118,9 @@ def paths(scene: Scene) -> dict[str, str]:
         "admin-list": "/admin/accounts/user/",
         "admin-registers": "/admin/registers/",
         "admin-processors": "/admin/registers/processor/",
-        "admin-processor": f"/admin/registers/processor/{Processor.objects.earliest('pk').pk}/change/",
-        "admin-versions": f"/admin/registers/processor/{Processor.objects.earliest('pk').pk}/history/",
-        "admin-activity": f"/admin/registers/processingactivity/{ProcessingActivity.objects.earliest('pk').pk}/change/",
+        "admin-processor": f"/admin/registers/processor/{scene.processor.pk}/change/",
+        "admin-versions": f"/admin/registers/processor/{scene.processor.pk}/history/",
+        "admin-activity": f"/admin/registers/processingactivity/{scene.activity.pk}/change/",
         "admin-breaches": "/admin/registers/breach/",
         "admin-breach": f"/admin/registers/breach/{scene.breach.pk}/change/",
         "admin-requests": "/admin/registers/subjectrequest/",

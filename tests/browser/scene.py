@@ -29,7 +29,7 @@ from panel.accounts.roles import ADMINISTRATOR
 from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.notices.models import Notice
 from panel.notices.notify import raise_notice
-from panel.registers.models import Breach, SubjectRequest
+from panel.registers.models import Breach, ProcessingActivity, Processor, SubjectRequest
 from tests import factories
 from tests.browser import scene_alerts, scene_bills, scene_money, scene_providers, scene_registers
 
@@ -62,6 +62,8 @@ class Scene(NamedTuple):
     breach: Breach
     """Filed, its clock runs."""
     request: SubjectRequest
+    processor: Processor
+    activity: ProcessingActivity
 
 
 def quote(key: str, gpu: str, country: str | None, price: str, **more: object) -> Quote:

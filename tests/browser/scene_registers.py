@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 from panel.accounts.models import User
 from panel.registers import drafts, services
-from panel.registers.models import Breach, SubjectRequest
+from panel.registers.models import Breach, ProcessingActivity, Processor, SubjectRequest
 
 
-def build(administrator: User, *, now: datetime) -> tuple[Breach, SubjectRequest]:
+def build(administrator: User, *, now: datetime) -> tuple[Breach, SubjectRequest, Processor, ProcessingActivity]:
     for record in drafts.draft(actor=administrator, now=now)[:2]:
         services.confirm(record, actor=administrator, now=now)
     breach = services.file_breach(
@@ -29,4 +29,4 @@ def build(administrator: User, *, now: datetime) -> tuple[Breach, SubjectRequest
         },
         actor=administrator, now=now,
     )  # fmt: skip
-    return breach, request
+    return breach, request, Processor.objects.earliest("pk"), ProcessingActivity.objects.earliest("pk")
