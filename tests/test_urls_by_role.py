@@ -136,7 +136,7 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "breach_add": Row("302 403 403 200", "302 403 403 422"),
         "breach": Row("302 403 403 200", "302 403 403 200", [made.breach.pk]),
         "breach_part": Row("302 403 403 405", "302 403 403 422", [made.breach.pk, "what"]),
-        "breach_action": Row("302 403 403 404", "302 403 403 302", [made.breach.pk, "close"]),
+        "breach_action": Row("302 403 403 405", "302 403 403 302", [made.breach.pk, "close"]),
         "subject_request_add": Row("302 403 403 200", "302 403 403 422"),
         "subject_request": Row("302 403 403 200", "302 403 403 200", [made.request.pk]),
         "subject_request_part": Row("302 403 403 405", "302 403 403 302", [made.request.pk, "answer"]),
