@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from django.urls import reverse
+from django.utils.text import capfirst
 
 from panel.registers.models import (
     DPIA,
@@ -48,7 +49,7 @@ def _standing(model: type[Any], *, today: date) -> Standing:
     scores = [(row.score, row) for row in rows]
     worst = sorted((pair for pair in scores if pair[0] < 100), key=lambda pair: pair[0])[:2]
     return Standing(
-        title=str(model._meta.verbose_name_plural).capitalize().replace("art.", "Art."),
+        title=capfirst(str(model._meta.verbose_name_plural)),
         url=reverse(f"admin:{model._meta.label_lower.replace('.', '_')}_changelist"),
         records=len(rows),
         drafts=sum(getattr(row, "state", "") == State.DRAFT for row in rows),

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import models
+from django.utils.text import capfirst
 
 from panel.audit.models import AuditEvent
 from panel.registers import above
@@ -55,7 +56,7 @@ def _register(model: type[Any]) -> Table:
 
 
 def _title(model: type[Any]) -> str:
-    return str(model._meta.verbose_name_plural).capitalize().replace("art.", "Art.").replace("Dpia", "DPIA")
+    return str(capfirst(str(model._meta.verbose_name_plural)))
 
 
 def _values(row: models.Model, fields: Sequence[Any]) -> Iterator[object]:
