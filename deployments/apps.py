@@ -7,7 +7,7 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from billing import above
-        from deployments import evidence, runway
+        from deployments import evidence, runway, standing
         from deployments.models import Installation
         from deployments.monitoring import rounds, samples, telling, watch
         from deployments.views import costs
@@ -15,6 +15,7 @@ class DeploymentsConfig(AppConfig):
         from panel.audit import anchors
         from panel.notices import notify
         from panel.privacy import purging
+        from panel.registers import above as registers
 
         rounds.watch()
         health.add_source(watch.problems)
@@ -23,3 +24,4 @@ class DeploymentsConfig(AppConfig):
         evidence.contribute()
         anchors.name_installation(Installation.own_key)
         above.tell(targets=runway.targets, runways=runway.runways, machine_url=costs.machine_url)
+        registers.tell(companies=standing.companies, places=standing.places, withheld=standing.withheld)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -87,6 +88,7 @@ INSTALLED_APPS = [
     "panel.evidence.apps.EvidenceConfig",
     "panel.notices.apps.NoticesConfig",
     "panel.alerts.apps.AlertsConfig",
+    "panel.registers.apps.RegistersConfig",
     "panel.ui.apps.UiConfig",
     "billing.apps.BillingConfig",
     "deployments.apps.DeploymentsConfig",
@@ -227,6 +229,12 @@ CELERY_BEAT_SCHEDULE = {
     "alerts": {"task": "panel.alerts.tasks.tick", "schedule": 2.0, "options": {"expires": 10}},
     # It purges once a day; it is asked often, so that a panel that was off at night does it in the morning.
     "privacy": {"task": "panel.privacy.tasks.daily", "schedule": 600.0, "options": {"expires": 600}},
+    "clocks": {"task": "panel.registers.tasks.clocks", "schedule": 60.0, "options": {"expires": 60}},
+    "register_drafts": {
+        "task": "panel.registers.tasks.drafts",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
 }
 CELERY_TIMEZONE = "UTC"
 
@@ -361,6 +369,13 @@ if env("REGIA_EMAIL_SECURITY") not in {"", "starttls", "tls"}:
     raise ImproperlyConfigured("REGIA_EMAIL_SECURITY must be starttls or tls, or empty.")
 DEFAULT_FROM_EMAIL = env("REGIA_EMAIL_FROM", "regia@localhost")
 SILENCED_SYSTEM_CHECKS = [] if MAIL_CONFIGURED else ["mail.W001"]
+
+# Where the team works: its days are those of the GDPR's periods.
+OFFICE_TIME_ZONE = env("REGIA_OFFICE_TIME_ZONE", "Europe/Brussels")
+if OFFICE_TIME_ZONE not in available_timezones():
+    raise ImproperlyConfigured(
+        f"REGIA_OFFICE_TIME_ZONE must name a time zone like Europe/Berlin, not {OFFICE_TIME_ZONE!r}."
+    )
 
 # -- what Regia does -----------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("panel.privacy.urls")),
     path("alerts/", include("panel.alerts.urls")),
     path("evidence/", include("panel.evidence.urls")),
+    path("compliance/", include("panel.registers.urls")),
     path("playground/", include("deployments.playground.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -17,7 +17,10 @@ from django.db import connection, transaction
 
 FRESH = timedelta(seconds=15)
 """As old as what is built by a busy machine may be as well."""
-LASTING = {"django_content_type", "auth_permission", "auth_group", "auth_group_permissions"}
+LASTING = {
+    "django_content_type", "auth_permission", "auth_group", "auth_group_permissions", "registers_deadline",
+    "registers_adequacydecision",
+}  # fmt: skip
 """Tables that the migrations fill and nothing changes."""
 
 

@@ -144,6 +144,16 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "privacy_retention": Row("302 403 403 200", "302 403 403 302"),
         "privacy_person_export": Row("302 403 403 200", "302 403 403 200", [person]),
         "privacy_person_erase": Row("302 403 403 200", "302 403 403 422", [person]),
+        # -- compliance -----------------------------------------------------------------------------
+        "compliance": Row("302 403 200 200", "302 403 200 200"),
+        "compliance_draft": Row("302 403 403 405", "302 403 403 302"),
+        "breach_add": Row("302 403 403 200", "302 403 403 422"),
+        "breach": Row("302 403 403 200", "302 403 403 200", [made.breach.pk]),
+        "breach_part": Row("302 403 403 405", "302 403 403 422", [made.breach.pk, "what"]),
+        "breach_action": Row("302 403 403 405", "302 403 403 302", [made.breach.pk, "close"]),
+        "subject_request_add": Row("302 403 403 200", "302 403 403 422"),
+        "subject_request": Row("302 403 403 200", "302 403 403 200", [made.request.pk]),
+        "subject_request_part": Row("302 403 403 405", "302 403 403 302", [made.request.pk, "answer"]),
         # -- chat -----------------------------------------------------------------------------------
         "playground": Row("302 403 200 200", "302 403 200 200"),
         "playground_for": Row("302 403 200 200", "302 403 200 200", [ready]),
@@ -176,7 +186,8 @@ def admin_table(made: scene.Scene) -> dict[str, Row]:
     return rows
 
 
-READ, CHANGE, PEOPLE = "read", "change", "people"
+READ, CHANGE, PEOPLE, KEPT, FILED, DAYS = "read", "change", "people", "kept", "filed", "days"
+"""KEPT is added and changed and never deleted; FILED is added on a page of its own."""
 ADMIN_MODELS = {
     "audit_auditevent": READ,
     "notices_notice": READ,
@@ -208,6 +219,15 @@ ADMIN_MODELS = {
     "privacy_erasurereceipt": READ,
     "privacy_legalhold": PEOPLE,
     "accounts_user": PEOPLE,
+    "registers_processingactivity": KEPT,
+    "registers_processor": KEPT,
+    "registers_transfer": KEPT,
+    "registers_dpia": KEPT,
+    "registers_breach": FILED,
+    "registers_subjectrequest": KEPT,
+    "registers_adequacydecision": KEPT,
+    "registers_deadline": CHANGE,
+    "registers_holiday": DAYS,
 }
 
 
@@ -216,7 +236,9 @@ def _model_rows(model: str, kept: str) -> dict[str, Row]:
     away, key = "302 302 302", _existing(model)
     # A row that is not there leads away too, but a delete is refused before it is looked for.
     seen = "200" if key != ["0"] else "302"
-    add = "200" if kept == PEOPLE else "403"
+    add = {PEOPLE: "200", KEPT: "200", DAYS: "200", FILED: "302"}.get(kept, "403")
+    # What is there may not be deleted; a row that is not there leads away where its kind may be.
+    gone = "403" if kept != DAYS else "302"
     save = "403" if kept == READ else "200"
     name = f"admin:{model}"
     return {
@@ -224,7 +246,7 @@ def _model_rows(model: str, kept: str) -> dict[str, Row]:
         f"{name}_add": Row(f"{away} {add}", f"{away} {add}"),
         f"{name}_change": Row(f"{away} {seen}", f"{away} {save if seen == '200' else seen}", key),
         f"{name}_history": Row(f"{away} {seen}", f"{away} {seen}", key),
-        f"{name}_delete": Row(f"{away} 403", f"{away} 403", key),
+        f"{name}_delete": Row(f"{away} {gone}", f"{away} {gone}", key),
         f"admin/{model.replace('_', '/', 1)}/<path:object_id>/": Row(f"{away} 302", f"{away} 302", key),
     }
 

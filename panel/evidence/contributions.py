@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from panel.audit import exporting
@@ -14,6 +15,7 @@ from panel.evidence.pack import head_of
 from panel.evidence.registry import contribute
 from panel.notices.models import Notice
 from panel.privacy import evidence as privacy
+from panel.registers import evidence as registers
 
 type Rows = tuple[Sequence[str], Iterable[Sequence[object]]]
 
@@ -25,7 +27,15 @@ def contribute_all() -> None:
     contribute("purge-runs", "Purge: what was removed because its time was over", privacy.purge_runs)
     contribute("legal-holds", "Purge: what was held back", privacy.legal_holds)
     contribute("erasures", "Erasures of persons", privacy.erasure_receipts)
+    # What the guard refused the deployments tell, with the machines.
+    for name in (n for n in registers.NAMES if n != "refusals"):
+        contribute(f"register-{name}", f"Registers: {registers.title(name)}", partial(_register, name))
     contribute("notices", "Notices: what went wrong and who saw to it", notices)
+
+
+def _register(name: str, start: datetime, end: datetime) -> Rows:
+    _, headers, found = registers.rows(name, start, end)
+    return headers, found
 
 
 def audit_verification(start: datetime, end: datetime) -> Rows:

@@ -8,7 +8,8 @@ class PrivacyConfig(AppConfig):
 
     def ready(self) -> None:
         from panel.audit import audited
-        from panel.privacy import checks  # noqa: F401  (registers the check)
+        from panel.privacy import checks, standing  # noqa: F401  (checks registers itself)
         from panel.privacy.policy import is_personal_or_secret
 
         audited.unsaid_by(is_personal_or_secret)
+        standing.tell()

@@ -29,8 +29,16 @@ from panel.accounts.roles import ADMINISTRATOR
 from panel.alerts.models import Channel, Delivery, Rule, Window
 from panel.notices.models import Notice
 from panel.notices.notify import raise_notice
+from panel.registers.models import Breach, ProcessingActivity, Processor, SubjectRequest
 from tests import factories, photograph
-from tests.browser import scene_alerts, scene_audit, scene_bills, scene_money, scene_providers
+from tests.browser import (
+    scene_alerts,
+    scene_audit,
+    scene_bills,
+    scene_money,
+    scene_providers,
+    scene_registers,
+)
 
 PASSWORD = "a long enough password"
 
@@ -58,6 +66,11 @@ class Scene(NamedTuple):
     """One that does not arrive."""
     gap: Discrepancy
     """Yesterday, a machine that nobody knows was charged at RunPod."""
+    breach: Breach
+    """Filed, its clock runs."""
+    request: SubjectRequest
+    processor: Processor
+    activity: ProcessingActivity
 
 
 def quote(key: str, gpu: str, country: str | None, price: str, **more: object) -> Quote:
@@ -195,6 +208,7 @@ def _build(now: datetime, history: float) -> Scene:
     return Scene(
         administrator, ready, starting, failed, outbid, accounts["runpod"], found, foreign, replacing, budget,
         incident, outbid.instances.earliest("attempt"), notice, *alerts, scene_bills.build(accounts["runpod"], now=now),
+        *scene_registers.build(administrator, now=now),
     )  # fmt: skip
 
 
