@@ -283,7 +283,7 @@ AXES_DISABLE_ACCESS_LOG = True
 AXES_ENABLE_ADMIN = False
 AXES_LOCKOUT_TEMPLATE = "account/locked.html"
 AXES_RESET_ON_SUCCESS = True
-AXES_CLIENT_IP_CALLABLE = "panel.context.client_address"
+AXES_CLIENT_IP_CALLABLE = "panel.accounts.adapter.counted_address"
 
 # -- security ------------------------------------------------------------------------------------
 

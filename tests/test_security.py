@@ -180,7 +180,7 @@ def logged(caplog):
 def test_no_secret_shows_during_a_launch(world, client, logged, capsys):  # noqa: F811
     ProviderAccount.objects.filter(pk=world.account.pk).update(credentials="provider-key-4711")
     token = SignInLink.issue(User.objects.create_superuser("root@example.com"), now=timezone.now())
-    client.get(reverse("sign_in_link", args=[token]))
+    client.post(reverse("sign_in_link", args=[token]))
     deployment = world.launch()
     world.run()
     instance = deployment.instances.get()

@@ -53,7 +53,7 @@ def table(made: scene.Scene) -> dict[str, Row]:
         "readyz": Row("503 503 503 503", NO_SUCH_METHOD),
         "metrics": Row("401 401 401 401", NO_SUCH_METHOD),
         "panel_health": Row("302 200 200 200", "302 405 405 405"),
-        "sign_in_link": Row("302 302 302 302", NO_SUCH_METHOD, [link]),
+        "sign_in_link": Row(OPEN, "302 302 302 302", [link]),
         # -- accounts -------------------------------------------------------------------------------
         "account_login": Row("200 302 302 302", "200 302 302 302"),
         "account_logout": Row("302 200 200 200", "302 302 302 302"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
@@ -21,7 +22,7 @@ class AccountAdapter(DefaultAccountAdapter):
 
     def get_client_ip(self, request: HttpRequest) -> str:
         # On a Unix socket nobody has an address; they share one limit.
-        return client_address(request) or "unknown"
+        return counted_address(request) or "unknown"
 
     @transaction.atomic
     def login(self, request: HttpRequest, user: AbstractBaseUser) -> None:
@@ -51,6 +52,20 @@ class AccountAdapter(DefaultAccountAdapter):
         action = "account.password_change" if user.has_usable_password() else "account.password_set"
         super().set_password(user, password)
         chain.record(action, actor=user, target=user, now=timezone.now())
+
+
+def counted_address(request: HttpRequest) -> str:
+    """The address that attempts are counted by: an IPv6 network of 64 bits is one, as it is one customer's.
+
+    Who has one has more addresses than anybody could block. Empty when there is no address (a Unix socket).
+    """
+    text = client_address(request)
+    address = ip_address(text) if text else None
+    if not isinstance(address, IPv6Address):
+        return text
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((address, 64), strict=False).network_address)
 
 
 def username_of(request: HttpRequest | None, credentials: dict[str, Any] | None) -> str:

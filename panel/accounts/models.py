@@ -94,6 +94,12 @@ class SignInLink(models.Model):
         return user if user.is_active else None
 
     @classmethod
+    def works(cls, token: str, *, now: datetime) -> bool:
+        """Whether `redeem` would sign somebody in now."""
+        links = cls.objects.filter(token_hash=_digest(token), used_at=None, expires_at__gt=now)
+        return links.filter(user__is_active=True).exists()
+
+    @classmethod
     def knows(cls, token: str) -> bool:
         """Whether such a link was ever made, be it used or expired by now."""
         return cls.objects.filter(token_hash=_digest(token)).exists()

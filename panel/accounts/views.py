@@ -13,18 +13,35 @@ from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_http_methods
 
 from panel.accounts.models import SignInLink
 
 
 @login_not_required
-@require_GET
+@require_http_methods(["GET", "POST"])
 def sign_in_link(request: HttpRequest, token: str) -> HttpResponseBase:
-    """Redeem the link and sign its user in. HEAD and POST get 405 and redeem nothing.
+    """GET shows a page with one button; POST redeems the link and signs its user in. HEAD gets 405.
 
     404 for a token that never was, 410 for one that is used, expired or of a disabled user.
     """
+    # What reads mail ahead of people opens every link in it: looking must not spend one.
+    response = _redeem(request, token) if request.method == "POST" else _ask(request, token)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def _ask(request: HttpRequest, token: str) -> HttpResponseBase:
+    if not SignInLink.works(token, now=timezone.now()):
+        response = _invalid(request, token)
+    else:
+        response = render(request, "account/link.html")
+    # No path, so no token, in a Referer; with "no-referrer" the button's request would name no origin either.
+    response["Referrer-Policy"] = "strict-origin"
+    return response
+
+
+def _redeem(request: HttpRequest, token: str) -> HttpResponseBase:
     with transaction.atomic():
         user = SignInLink.redeem(token, now=timezone.now())
         if user:
@@ -33,7 +50,6 @@ def sign_in_link(request: HttpRequest, token: str) -> HttpResponseBase:
             response: HttpResponseBase = perform_login(request, user, email_verification="none")
         else:
             response = _invalid(request, token)
-    response["Cache-Control"] = "no-store"
     # The page that follows must not learn the token from its Referer.
     response["Referrer-Policy"] = "no-referrer"
     return response

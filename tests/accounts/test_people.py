@@ -59,7 +59,7 @@ def test_an_administrator_makes_a_user_with_a_role_who_signs_in_by_link(client, 
     assert "no-store" in page["Cache-Control"]
     link = re.search(r"http://testserver(/sign-in/[^\"]+)", page.text)[1]
     theirs = Client()
-    assert theirs.get(link).status_code == 302
+    assert theirs.post(link).status_code == 302
     assert theirs.session["_auth_user_id"] == str(made.pk)
 
 

@@ -102,6 +102,23 @@ def test_a_locked_pair_locks_out_nobody_else(client):
     assert sign_in(Client(), email="bob@example.com").status_code == 302
 
 
+def test_addresses_of_one_ipv6_network_count_together(client):
+    """One customer has 2^64 of them: counted one by one, no limit would ever be met."""
+    somebody()
+    for n in range(8):
+        sign_in(client, password="wrong", address=f"2001:db8:0:1::{n + 1:x}")
+    assert sign_in(Client(), address="2001:db8:0:1:ffff::1").status_code == 429
+    assert sign_in(Client(), address="2001:db8:0:2::1").status_code == 302
+
+
+def test_ipv4_addresses_written_as_ipv6_count_each_for_itself(client):
+    somebody()
+    for _ in range(8):
+        sign_in(client, password="wrong", address="::ffff:192.0.2.1")
+    assert sign_in(Client(), address="192.0.2.1").status_code == 429
+    assert sign_in(Client(), address="::ffff:192.0.2.2").status_code == 302
+
+
 def test_an_attacker_who_tries_many_accounts_locks_out_nobody_at_the_same_address(client):
     somebody()
     for n in range(40):
@@ -133,7 +150,7 @@ def test_a_one_time_link_opens_a_locked_account(client):
     for _ in range(9):
         sign_in(client, password="wrong")
     token = SignInLink.issue(who, now=timezone.now())
-    assert client.get(reverse("sign_in_link", args=[token]), REMOTE_ADDR="192.0.2.1").status_code == 302
+    assert client.post(reverse("sign_in_link", args=[token]), REMOTE_ADDR="192.0.2.1").status_code == 302
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from datetime import timedelta
 
@@ -25,7 +26,7 @@ def link_for(user, *, age=timedelta(0)) -> str:
 @pytest.mark.django_db
 def test_it_signs_in_and_leads_to_the_overview(client):
     who = factories.operator()
-    answer = client.get(link_for(who))
+    answer = client.post(link_for(who))
     assert (answer.status_code, answer["Location"]) == (302, reverse("overview"))
     assert (answer["Cache-Control"], answer["Referrer-Policy"]) == ("no-store", "no-referrer")
     assert client.session["_auth_user_id"] == str(who.pk)
@@ -36,8 +37,8 @@ def test_it_signs_in_and_leads_to_the_overview(client):
 @pytest.mark.django_db
 def test_it_works_once(client):
     link = link_for(factories.operator())
-    assert client.get(link).status_code == 302
-    answer = Client().get(link)
+    assert client.post(link).status_code == 302
+    answer = Client().post(link)
     assert answer.status_code == 410
     assert (answer["Cache-Control"], answer["Referrer-Policy"]) == ("no-store", "no-referrer")
     assert "This sign-in link does not work" in answer.text
@@ -47,7 +48,7 @@ def test_it_works_once(client):
 @pytest.mark.django_db
 def test_an_expired_link_is_gone(client):
     link = link_for(factories.operator(), age=timedelta(minutes=31))
-    assert client.get(link).status_code == 410
+    assert client.post(link).status_code == 410
     assert "_auth_user_id" not in client.session
 
 
@@ -56,23 +57,48 @@ def test_a_link_of_a_deactivated_user_is_gone(client):
     who = factories.operator()
     link = link_for(who)
     type(who).objects.update(is_active=False)
-    assert client.get(link).status_code == 410
+    assert client.post(link).status_code == 410
 
 
 @pytest.mark.django_db
 def test_a_token_that_never_was_is_not_found(client):
-    answer = client.get(reverse("sign_in_link", args=["wrong"]))
+    answer = client.post(reverse("sign_in_link", args=["wrong"]))
     assert answer.status_code == 404
     assert "This sign-in link does not work" in answer.text
 
 
-@pytest.mark.parametrize("method", ["head", "post", "put", "delete", "options"])
+@pytest.mark.parametrize("method", ["head", "put", "delete", "options"])
 @pytest.mark.django_db
-def test_looking_at_a_link_does_not_spend_it(client, method):
+def test_other_methods_do_not_spend_a_link(client, method):
     link = link_for(factories.operator())
     assert getattr(client, method)(link).status_code == 405
     assert SignInLink.objects.get().used_at is None
-    assert client.get(link).status_code == 302
+    assert client.post(link).status_code == 302
+
+
+@pytest.mark.django_db
+def test_looking_at_a_link_shows_a_button_and_spends_nothing():
+    """What scans mail opens links, and must not burn them."""
+    browser = Client(enforce_csrf_checks=True)
+    link = link_for(factories.operator())
+    page = [browser.get(link) for _ in range(2)][1]
+    assert (page.status_code, page["Cache-Control"], page["Referrer-Policy"]) == (
+        200, "no-store", "strict-origin",
+    )  # fmt: skip
+    assert "_auth_user_id" not in browser.session
+    assert SignInLink.objects.get().used_at is None
+    assert browser.post(link).status_code == 403, "no other site presses the button"
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)[1]
+    assert browser.post(link, {"csrfmiddlewaretoken": token})["Location"] == reverse("overview")
+
+
+@pytest.mark.parametrize(("age", "status"), [(timedelta(minutes=31), 410), (None, 404)])
+@pytest.mark.django_db
+def test_a_link_that_does_not_work_says_so_before_the_button(client, age, status):
+    link = link_for(factories.operator(), age=age) if age else reverse("sign_in_link", args=["wrong"])
+    page = client.get(link)
+    assert page.status_code == status
+    assert "This sign-in link does not work" in page.text
 
 
 @pytest.mark.django_db
@@ -83,7 +109,7 @@ def test_the_session_of_whoever_was_there_before_is_not_kept(client):
     session.save()
     before = session.session_key
     who = factories.operator()
-    client.get(link_for(who))
+    client.post(link_for(who))
     assert client.session.session_key != before
     assert "theirs" not in client.session
     assert client.session["_auth_user_id"] == str(who.pk)
@@ -96,7 +122,7 @@ def test_an_anonymous_sessions_key_is_rotated(client):
     session["x"] = 1
     session.save()
     before = session.session_key
-    client.get(link_for(factories.operator()))
+    client.post(link_for(factories.operator()))
     assert client.session.session_key != before
 
 
@@ -107,9 +133,9 @@ def test_the_token_is_neither_stored_nor_logged(client, caplog):
     who = factories.operator()
     link = link_for(who)
     token = link.split("/")[-2]
-    client.get(link)
-    client.get(link)
-    client.get(link[:-2] + "/")
+    client.post(link)
+    client.post(link)
+    client.post(link[:-2] + "/")
     row = SignInLink.objects.values().get()
     assert token not in str(row)
     assert token not in repr(SignInLink.objects.get())
@@ -127,7 +153,7 @@ def test_two_browsers_that_open_it_at_once_get_one_session():
     def open_it():
         try:
             start.wait()
-            statuses.append(Client().get(link).status_code)
+            statuses.append(Client().post(link).status_code)
         finally:
             connection.close()
 
@@ -152,8 +178,8 @@ def test_a_link_is_not_spent_when_the_sign_in_cannot_be_audited(client, monkeypa
     link = link_for(factories.operator())
     with monkeypatch.context() as broken:
         broken.setattr(chain, "_append", refuse)
-        answer = client.get(link)
+        answer = client.post(link)
     assert answer.status_code == 503
     assert "audit log cannot be written" in answer.text
     assert "_auth_user_id" not in client.session
-    assert client.get(link).status_code == 302
+    assert client.post(link).status_code == 302

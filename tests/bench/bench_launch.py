@@ -58,6 +58,7 @@ def main() -> None:
                 )
                 page = browser.new_page()
                 page.goto(panel.link)
+                page.get_by_role("button", name="Sign in").click()
                 took = [once(page, f"http://127.0.0.1:{panel.port}") for _ in range(ROUNDS)]
         finally:
             command("down", "--data-dir", str(panel.data))

@@ -112,7 +112,8 @@ class Visitor:
         self.base = "/".join(link.split("/")[:3])
         jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
         self.opener = urllib.request.build_opener(jar)
-        self.get(link.removeprefix(self.base))
+        path = link.removeprefix(self.base)
+        self.post(path, self.get(path))
 
     def get(self, path: str) -> str:
         with self.opener.open(self.base + path, timeout=60) as answer:

@@ -35,6 +35,7 @@ def test_a_budget_is_set_and_crossed_and_the_machine_is_gone(panel: Panel) -> No
         page.on("pageerror", lambda e: said.append(str(e)))
 
         page.goto(panel.link)
+        page.get_by_role("button", name="Sign in").click()
         page.goto(f"{panel.address}/launch/")
         page.get_by_label("Name").fill("short of money")
         page.get_by_role("button", name="Launch · $0.05/h").click()

@@ -46,6 +46,7 @@ def test_from_the_link_to_a_chatting_endpoint_and_back_to_nothing(panel: Panel) 
         page.on("pageerror", lambda e: said.append(str(e)))
 
         page.goto(panel.link)
+        page.get_by_role("button", name="Sign in").click()
         expect(page.get_by_role("heading", name="Overview")).to_be_visible()
 
         page.get_by_role("link", name="Launch", exact=True).first.click()

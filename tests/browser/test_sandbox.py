@@ -83,6 +83,7 @@ def signed_in(browser: Browser, panel: Panel) -> Any:
     context.set_default_timeout(PATIENCE * 1000)
     page = context.new_page()
     page.goto(panel.fresh_link())
+    page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     page.close()
     return context

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.cookiejar import CookieJar
@@ -49,13 +51,18 @@ def one_sentence(text: str) -> bool:
 
 
 def visit(url: str, jar: CookieJar | None = None) -> tuple[int, str]:
-    """(status, where it ended) of a GET, cookies kept in `jar`."""
+    """(status, where it ended) of a GET, and of a sign-in link's button. Cookies are kept in `jar`."""
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}),
         urllib.request.HTTPCookieProcessor(jar if jar is not None else CookieJar()),
     )
     try:
-        with opener.open(url, timeout=30) as answer:
+        with opener.open(url, timeout=30) as page:
+            if "/sign-in/" not in url:
+                return page.status, page.geturl()
+            token = re.findall(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.read().decode())
+        button = urllib.parse.urlencode({"csrfmiddlewaretoken": token[0]}).encode()
+        with opener.open(url, button, timeout=30) as answer:
             return answer.status, answer.geturl()
     except urllib.error.HTTPError as e:
         return e.code, e.geturl()
