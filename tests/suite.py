@@ -32,7 +32,8 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 SQLITE_ALONE = [
     f"--ignore=tests/{name}"
     for name in (
-        "image", "providers", "emulators", "ui", "playground", "test_security.py", "command/test_down.py",
+        "security/test_browser_limits.py", "security/test_canary.py", "security/test_fuzz.py", "security/test_given_secrets.py",
+        "security/test_guard.py", "security/test_serving.py", "security/test_supply.py", "image", "providers", "emulators", "ui", "playground", "test_security.py", "command/test_down.py",
         "command/test_install.py", "command/test_kill.py", "command/test_regia.py", "command/test_sandbox.py",
         "command/test_supervisor.py", "deployments/test_decide.py", "deployments/test_offers_rank.py",
         "deployments/test_compare.py", "deployments/test_reprs.py", "deployments/test_views.py",

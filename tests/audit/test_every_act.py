@@ -24,6 +24,9 @@ NO_ACT = {
     "admin:login": "led to the panel's own",
     "admin:logout": "led to the panel's own",
     "month_close": "nothing is to be closed",
+    "compliance_draft": "all that ran has its drafts",
+    "breach_action": "refused: what the law asks for is not all told yet",
+    "subject_request_part": "what the table sends changes nothing",
     "privacy_retention": "a worker is asked to purge, and audits what it did",
     "admin:audit_auditevent_verify": "reads alone; its result is kept",
 }
@@ -70,7 +73,7 @@ def test_every_act_that_is_carried_out_is_audited(asked):
         if status == 302 and not acts:
             silent.append(address.name)
     # Both ways: an exception that acts by now is none any more.
-    assert sorted(silent) == sorted(NO_ACT)
+    assert sorted(silent) == sorted(NO_ACT), set(silent) ^ set(NO_ACT)
 
 
 def test_every_download_is_audited(asked):

@@ -262,7 +262,7 @@ def test_a_refused_launch_is_recorded_and_shown(client, boss):
     )
     with pytest.raises(launching.LaunchRefused, match="outside the EEA"):
         launching.launch(wish, actor=boss, now=timezone.now())
-    event = AuditEvent.objects.get(action="residency.refused")
+    event = AuditEvent.objects.filter(action="residency.refused").latest("sequence")
     assert (event.reason, event.after["promised"]) == ("US is outside the EEA.", "US")
     chain.record(
         "residency.violation", actor=None, target=made.machine, reason="It stands in GB.", now=timezone.now(),

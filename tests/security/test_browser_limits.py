@@ -38,7 +38,8 @@ def test_every_address_carries_the_whole_set_of_headers(client):
             and "frame-ancestors 'none'" in policy,
             "nosniff": answer.headers.get("X-Content-Type-Options") == "nosniff",
             "frame": answer.headers.get("X-Frame-Options") == "DENY",
-            "referrer": answer.headers.get("Referrer-Policy") in {"same-origin", "no-referrer"},
+            "referrer": answer.headers.get("Referrer-Policy")
+            in {"same-origin", "no-referrer", "strict-origin"},
             "opener": answer.headers.get("Cross-Origin-Opener-Policy") == "same-origin",
             "embedded": answer.headers.get("Cross-Origin-Resource-Policy") == "same-origin",
             "powers": "camera=()" in answer.headers.get("Permissions-Policy", ""),
