@@ -1,6 +1,6 @@
 """What the registers of the GDPR are told from here: which companies' machines ran, and where data stands now.
 
-Companies: RunPod's and Vast.ai's terms of service as read on 2026-11-24; both are in the United States.
+Companies: by the names they are known under, both in the United States. A person reads their terms and confirms the draft.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class RequestFilter(Words):
 class StaleFilter(Words):
     title = "checked"
     parameter_name = "checked"
-    choices_of = {"year": "More than a year ago"}
+    choices_of = {"year": "Never, or more than a year ago"}
 
     def narrowed(self, rows: QuerySet[Any], value: Any) -> QuerySet[Any]:
-        return rows.filter(checked_on__lt=periods.today(timezone.now()) - timedelta(days=365))
+        return rows.exclude(checked_on__gte=periods.today(timezone.now()) - timedelta(days=365))

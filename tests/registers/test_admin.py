@@ -93,12 +93,12 @@ def test_a_transfer_rests_only_on_a_decision_that_is_in_force():
     assert not any("Framework" in words for words in american.missing)
 
 
-def test_every_row_of_the_tables_says_where_it_comes_from_and_when_it_was_checked():
+def test_every_row_of_the_tables_says_where_it_comes_from_and_that_nobody_has_checked_it_yet():
     assert set(AdequacyDecision.objects.values_list("code", flat=True)) == CODES
     assert str(AdequacyDecision.objects.get(code="GB").valid_until) == "2031-12-27"
     for row in (*AdequacyDecision.objects.all(), *Deadline.objects.all()):
         assert row.source
-        assert row.checked_on
+        assert row.checked_on is None, "nobody has looked it up here"
 
 
 def test_lists_are_filtered_by_what_is_due(client, boss):

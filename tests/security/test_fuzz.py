@@ -1,7 +1,7 @@
 """Whatever is sent to whichever address, no page fails with an error of its own.
 
 Every address of test_urls_by_role.py, with odd values under odd names and under the names that its forms have, as an
-administrator. A few values in every run; with REGIA_LONG many, drawn by hypothesis.
+administrator. A few values in every run; with REGIA_LONG many, drawn from a list by a seed.
 """
 
 from __future__ import annotations

@@ -48,7 +48,11 @@ class Migration(migrations.Migration):
                 ("source", models.CharField(help_text="Which decision.", max_length=200)),
                 (
                     "checked_on",
-                    models.DateField(help_text="When somebody last looked whether it still stands."),
+                    models.DateField(
+                        blank=True,
+                        help_text="When somebody last looked whether it still stands. Empty: nobody has yet.",
+                        null=True,
+                    ),
                 ),
             ],
             options={
@@ -258,7 +262,14 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("source", models.CharField(max_length=300)),
-                ("checked_on", models.DateField()),
+                (
+                    "checked_on",
+                    models.DateField(
+                        blank=True,
+                        help_text="When somebody last looked whether it still stands. Empty: nobody has yet.",
+                        null=True,
+                    ),
+                ),
             ],
             options={
                 "verbose_name": "deadline",

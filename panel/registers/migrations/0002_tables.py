@@ -1,10 +1,12 @@
-"""The adequacy decisions of the Commission and the periods of the GDPR, each with its source."""
+"""The adequacy decisions of the Commission and the periods of the GDPR, each with its source.
+
+When they were checked stays empty: somebody of the team looks them up and says so.
+"""
 
 from datetime import date
 
 from django.db import migrations
 
-CHECKED = date(2026, 11, 24)
 DECISIONS = [
     # code, scope, from, until, decision
     ("AD", "", "2010-10-19", None, "2010/625/EU"),
@@ -61,7 +63,6 @@ def fill(apps, schema_editor):
             valid_from=date.fromisoformat(start),
             valid_until=end and date.fromisoformat(end),
             source=f"Commission decision {decision}",
-            checked_on=CHECKED,
         )
     deadlines = apps.get_model("registers", "Deadline")
     for key, title, amount, unit, reminders, source in DEADLINES:
@@ -72,7 +73,6 @@ def fill(apps, schema_editor):
             unit=unit,
             reminders=reminders,
             source=source,
-            checked_on=CHECKED,
         )
 
 

@@ -12,6 +12,9 @@ from django.db.models import Q
 from panel.registers.models.record import country_code
 
 
+CHECKED = "When somebody last looked whether it still stands. Empty: nobody has yet."
+
+
 class AdequacyDecision(models.Model):
     """A third country that the Commission found adequate (Art. 45). The EEA needs none."""
 
@@ -20,7 +23,7 @@ class AdequacyDecision(models.Model):
     valid_from = models.DateField(help_text="The day of the decision.")
     valid_until = models.DateField(null=True, blank=True, help_text="Empty: no end is set.")
     source = models.CharField(max_length=200, help_text="Which decision.")
-    checked_on = models.DateField(help_text="When somebody last looked whether it still stands.")
+    checked_on = models.DateField(null=True, blank=True, help_text=CHECKED)
 
     class Meta:
         verbose_name = "adequacy decision"
@@ -58,7 +61,7 @@ class Deadline(models.Model):
         help_text="Hours before the end at which the team is told, such as [48, 24, 6].",
     )
     source = models.CharField(max_length=300)
-    checked_on = models.DateField()
+    checked_on = models.DateField(null=True, blank=True, help_text=CHECKED)
 
     class Meta:
         verbose_name = "deadline"
