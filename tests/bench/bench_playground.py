@@ -75,6 +75,8 @@ def main() -> int:
 
 
 def run(a: argparse.Namespace, bench: Path, data: Path) -> int:
+    # One person asks for all of them here.
+    os.environ["REGIA_CHAT_STREAMS_EACH"] = "1000"
     with (
         mock(bench) as (port, mock_pid),
         served.panel(

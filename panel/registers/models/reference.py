@@ -11,7 +11,6 @@ from django.db.models import Q
 
 from panel.registers.models.record import country_code
 
-
 CHECKED = "When somebody last looked whether it still stands. Empty: nobody has yet."
 
 
