@@ -51,6 +51,19 @@ def keys() -> tuple[str, ...]:
     return _keys_in(path, (told.st_ino, told.st_mtime_ns, told.st_size))
 
 
+def retired_file(path: Path) -> Path:
+    """Where the keys go that nothing stored needs any more: hashes under them, and old backups, still do."""
+    return path.with_name(f"{path.name}.retired")
+
+
+def keys_ever() -> tuple[str, ...]:
+    """The field keys as they are now, newest first, and then those that were retired."""
+    path = settings.FIELD_KEYS_FILE
+    retired = retired_file(Path(path)) if path else None
+    before = datadir.read(retired).split() if retired and retired.exists() else []
+    return tuple(dict.fromkeys((*keys(), *before)))
+
+
 @lru_cache(maxsize=2)
 def _keys_in(path: str, version: tuple[int, int, int]) -> tuple[str, ...]:
     return tuple(datadir.read(Path(path)).replace(",", " ").split()) or tuple(settings.FIELD_KEYS)

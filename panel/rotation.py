@@ -103,7 +103,7 @@ def finish(*, now: datetime) -> int:
         raise Refused(f"{left} stored values still need an older key: run this without --finish first.")
     if not rest:
         return 0
-    retired = path.with_name(f"{path.name}.retired")
+    retired = fields.retired_file(path)
     before = retired.read_text() if retired.exists() else ""
     with transaction.atomic():
         chain.record("field_keys.finish", actor=None, after={"retired": len(rest)}, now=now)

@@ -29,7 +29,7 @@ BACKUPS = (
 SAME_NAME = (
     "Somebody else here has the same name, so text that says it stays as it is; the address is taken out."
 )
-LOGS = "The panel's logs hold no names and no addresses."
+LOGS = "The panel logs ids instead of names, and takes addresses out."
 _FIRST = ("deployments", "billing")
 """Rows are written in the order in which the panel's other transactions lock them."""
 

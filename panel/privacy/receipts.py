@@ -21,6 +21,7 @@ from typing import Any
 from django.conf import settings
 from django.template.loader import render_to_string
 
+from panel import fields
 from panel.accounts.models import User
 from panel.privacy.models import ErasureReceipt
 
@@ -43,8 +44,8 @@ def email_key(email: str, key: str) -> str:
 
 
 def keys_now() -> list[str]:
-    """The field keys, the present one first: older hashes were made with older ones."""
-    return list(settings.FIELD_KEYS)
+    """The field keys, the present one first, retired ones too: older hashes were made with older ones."""
+    return list(fields.keys_ever())
 
 
 def of_email(email: str) -> list[ErasureReceipt]:

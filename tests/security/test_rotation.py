@@ -14,6 +14,8 @@ from django.utils import timezone
 from deployments.models import ProviderAccount
 from panel import datadir, fields, rotation
 from panel.audit.models import AuditEvent
+from panel.privacy import erasing
+from tests import factories
 
 pytestmark = pytest.mark.django_db
 KEYS = {f"cloud {n}": f"rpa_secret-number-{n}" for n in range(7)}
@@ -64,6 +66,15 @@ def test_every_secret_is_written_with_the_new_key_and_the_old_one_goes(accounts,
         keyfile.stat().st_mode & 0o777,
         keyfile.with_name("field_keys.retired").stat().st_mode & 0o777,
     } == {0o600}
+
+
+def test_who_was_erased_is_known_after_a_restore_also_by_a_key_that_was_retired(keyfile):
+    ada, joined = factories.user("operator", email="ada@example.com"), timezone.now()
+    erasing.erase(ada, reason="by letter", actor=None, now=joined)
+    run("--new-key")
+    run("--finish")
+    ada.save(force_insert=True)
+    assert [r.reason for r in erasing.reapply(now=joined)] == ["by letter"]
 
 
 def test_killed_in_the_middle_it_is_run_again(accounts, monkeypatch):
