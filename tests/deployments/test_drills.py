@@ -375,7 +375,7 @@ def test_protection_is_a_setting_that_takes_effect_at_once(client, made):
     assert answer.status_code == 302
     assert fresh(made.ready).protected
     assert fresh(made.ready).generation == made.ready.generation
-    told = AuditEvent.objects.get(action="deployment.settings")
+    told = AuditEvent.objects.filter(action="deployment.settings").latest("sequence")
     assert (told.before["protected"], told.after["protected"]) == ("no", "yes")
 
 

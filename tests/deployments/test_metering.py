@@ -332,7 +332,7 @@ def test_a_second_machine_under_one_label_is_charged_by_its_own_counters() -> No
             Machine(r, i.label, MachineStatus.RUNNING, created_at=NOW, traffic_in_gb=Decimal(gb))
             for r, gb in ((i.remote_id, own), ("88", second))
         ]  # fmt: skip
-        observe._apply(account, TRAITS, Listing(tuple(shown), complete=True), now=at)
+        observe._apply(account, FakeCloud(traits=TRAITS), Listing(tuple(shown), complete=True), now=at)
 
     both("10", "3", at=NOW + MIN)
     both("10", "3", at=NOW + 2 * MIN)
