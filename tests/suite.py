@@ -32,6 +32,7 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 SQLITE_ALONE = [
     f"--ignore=tests/{name}"
     for name in (
+        "registers/test_pages.py", "registers/test_admin.py", "privacy/test_pages.py", "deployments/test_charts.py",
         "security/test_browser_limits.py", "security/test_canary.py", "security/test_fuzz.py", "security/test_given_secrets.py",
         "security/test_guard.py", "security/test_serving.py", "security/test_supply.py", "image", "providers", "emulators", "ui", "playground", "test_security.py", "command/test_down.py",
         "command/test_install.py", "command/test_kill.py", "command/test_regia.py", "command/test_sandbox.py",
