@@ -76,7 +76,7 @@ PERMISSIONS = ", ".join(
         "accelerometer", "autoplay", "browsing-topics", "camera", "display-capture", "encrypted-media", "fullscreen",
         "geolocation", "gyroscope", "hid", "idle-detection", "magnetometer", "microphone", "midi", "payment",
         "picture-in-picture", "publickey-credentials-create", "publickey-credentials-get", "screen-wake-lock", "serial",
-        "usb", "web-share", "xr-spatial-tracking",
+        "usb", "xr-spatial-tracking",
     )
 ).replace("publickey-credentials-create=()", "publickey-credentials-create=(self)").replace(
     "publickey-credentials-get=()", "publickey-credentials-get=(self)"

@@ -98,7 +98,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
-    "panel.ui.apps.StaticConfig",
+    "django.contrib.staticfiles",
     "django.contrib.humanize",
     "django.forms",
     "django_htmx",
