@@ -138,6 +138,7 @@ class Delivery(models.Model):
     error = models.CharField(max_length=300, blank=True)
 
     class Meta:
+        verbose_name_plural = "deliveries"
         default_permissions = ("view",)
         constraints = [
             # Whoever routes a notice how often: a channel is told of each turn of it once.

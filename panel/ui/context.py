@@ -33,7 +33,7 @@ _PAGES = (
     ("Alerts", "alerts", "bell", "notices.acknowledge_notice"),
     ("Spend", "spend", "wallet", "billing.view_ledgerentry"),
     ("Accounts", "provider_accounts", "key-round", "deployments.view_provideraccount"),
-    ("Compliance", "compliance", "scale", "registers.see_compliance"),
+    ("Compliance", "compliance", "clipboard-check", "registers.see_compliance"),
     ("Audit", "admin:audit_auditevent_changelist", "scroll-text", "audit.view_auditevent"),
     ("Evidence", "evidence", "package", "evidence.export_pack"),
     ("Admin", "admin:index", "shield-check", "staff"),
