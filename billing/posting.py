@@ -118,12 +118,12 @@ def post(changes: Iterable[Change], *, reason: str) -> int:
         before = _costs(change.before, change.since) if closed and change.since < closed else {}
         for hour in change.hours():
             nano, time = after.get(hour, _NOTHING)
+            seconds = round(time.total_seconds())
             days[hour.date()].add(change.subject_id)
             if closed and hour < closed:
                 if difference := nano - before.get(hour, _NOTHING)[0]:
                     adjustments.append(_adjustment(change, hour, difference, reason))
-            elif time:
-                seconds = round(time.total_seconds())
+            elif seconds or nano:
                 entries.append(Entry(change.subject_id, change.component, hour, seconds, nano))
             else:
                 emptied[change.subject_id, change.component].append(hour)

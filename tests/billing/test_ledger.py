@@ -33,6 +33,15 @@ def test_an_hour_of_a_running_machine_costs_its_price():
     assert (entry.hour, entry.seconds, entry.usd) == (NOW, 3600, Decimal("0.43"))
 
 
+def test_what_lasted_a_microsecond_and_cost_nothing_makes_no_entry():
+    machine, before = factories.subject(), NOW - timedelta(microseconds=1)
+    ledger.set_price(machine.pk, Component.COMPUTE, Decimal(1), at=before)
+    ledger.close(machine.pk, at=NOW)
+    ledger.meter(NOW)
+    assert not LedgerEntry.objects.exists()
+    assert_books_balance()
+
+
 def test_the_cost_ticks_between_two_meterings():
     machine = factories.metered_machine("3.60", since=NOW)
     ledger.meter(NOW + 10 * MIN)
