@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -19,7 +20,7 @@ from deployments.advising import gather
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Event, ResidencyEvidence
 from deployments.monitoring import reliability, uptime
-from deployments.views import glance, reads
+from deployments.views import glance, protection, reads
 from deployments.views.form_fields import PLACES
 from deployments.views.frame import frame
 from deployments.views.settings_form import SettingsForm
@@ -147,6 +148,8 @@ def _try_save(
     request: SignedInRequest, form: SettingsForm, d: Deployment, *, now: datetime
 ) -> tuple[changes.Change, ...] | None:
     """What was changed, or None with the reason in the form."""
+    if form.is_valid():
+        protection.check_settings(request, form)
     if not form.is_valid():
         return None
     if form.is_old:
@@ -180,6 +183,8 @@ def act(request: SignedInRequest, pk: UUID, action: str) -> HttpResponse:
         raise Http404
     now = timezone.now()
     d = reads.get_deployment_or_404(request.user, pk)
+    if action == "terminate" and not protection.may_end(request, d):
+        raise PermissionDenied(protection.REFUSED)
     if request.method != "POST":
         context = frame(request, d, "overview", now=now) | {"action": action}
         return render(request, "deployments/confirm.html", context)

@@ -12,7 +12,7 @@ from billing import ledger
 from deployments import services
 from deployments.lifecycle import Desired
 from deployments.models import Deployment, Drill, Incident
-from deployments.views import reads
+from deployments.views import protection, reads
 from panel.ui.http import SignedInRequest
 
 TABS = (
@@ -32,6 +32,8 @@ def frame(request: SignedInRequest, d: Deployment, tab: str, *, now: datetime) -
     sees_money = request.user.has_perm("billing.view_ledgerentry")
     may_act = request.user.has_perm("deployments.operate_deployment")
     actions = services.valid_actions(d) if may_act else frozenset()
+    if not protection.may_end(request, d):
+        actions -= {"terminate"}
 
     @cache
     def cost() -> Decimal | None:

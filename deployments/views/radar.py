@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from deployments import radar as rules
 from deployments import services
+from deployments.views import protection
 from panel.accounts.access import requires
 from panel.ui.http import SignedInRequest
 from panel.ui.live import live
@@ -87,6 +88,8 @@ def _do(seen: rules.Sighting, action: str, request: SignedInRequest) -> None:
         raise rules.RadarRefused("Nothing is left to decide: look at what it says now.")
     elif action == "adopt":
         services.adopt_found(seen.instance.deployment, actor=actor, now=now)
+    elif not protection.may_end(request, seen.instance.deployment):
+        raise rules.RadarRefused(protection.REFUSED)
     else:
         services.terminate(seen.instance.deployment, actor=actor, now=now)
 
