@@ -52,7 +52,7 @@ def frame(request: SignedInRequest, d: Deployment, tab: str, *, now: datetime) -
         "current": d.current,
         "tab": tab,
         "tabs": TABS,
-        "confirmable": ("stop", "terminate", "rotate") if "rotate" in actions else ("stop", "terminate"),
+        "confirmable": [act for act in ("stop", "terminate", "rotate") if act in actions],
         "now": now,
         "poll": reads.poll_seconds(d),
         "actions": actions,
